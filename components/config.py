@@ -1,0 +1,156 @@
+"""Typed, frozen, strict configuration: everything a recipe may say, its meaning, its range and its default."""
+
+import json
+import math
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from components.errors import UserError, unknown
+
+
+class Config(BaseModel):
+    """Base of all configuration. Unknown keys are errors; values do not change after construction."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str = "") -> Self:
+        """Validate ``values``; raise UserError with one line that names the key, the value and the fix.
+
+        ``where`` is put before the key, so that the reader finds it (``training.`` or ``recipe 'x': ``).
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _readable(cls, error, where) from None
+
+    def canonical(self) -> str:
+        """The one JSON text of this configuration; equal configurations have equal texts."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def _readable(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key = where + ".".join(path)
+    if first["type"] == "extra_forbidden":
+        owner: Any = model
+        for part in path[:-1]:
+            owner = getattr(owner.model_fields[part].annotation, "model_fields", None) and owner.model_fields[part].annotation
+            if owner is None:
+                break
+        return unknown("key", key, [where + ".".join([*path[:-1], name]) for name in (owner.model_fields if owner else [])])
+    said = first["msg"].removeprefix("Value error, ")
+    given = f" (given: {first['input']!r})" if path and not isinstance(first["input"], dict) else ""
+    return UserError(f"{key}: {said[:1].lower()}{said[1:]}{given}" if key else said)
+
+
+class DataConfig(Config):
+    """Where images come from and how they are laid into shards."""
+
+    source: str = Field("shapes", description="name of a source: shapes, cifar10, folder, ...")
+    root: str | None = Field(None, description="folder or archive that holds the raw data; shapes needs none")
+    url: str | None = Field(None, description="where the shards go or already are: a folder or s3://bucket/prefix")
+    size: int = Field(32, ge=8, le=1024, description="side of the square images that the networks see, in pixels")
+    samples: int | None = Field(None, ge=1, description="use only that many training samples (None: all)")
+    validation: float = Field(0.1, gt=0, lt=1, description="share of the training split held back for choices")
+    shard_samples: int = Field(1000, ge=1, description="samples per shard")
+    max_skipped: float = Field(0.01, ge=0, le=1, description="share of broken images past which preparation stops")
+    seed: int = Field(0, ge=0, description="seed of the split, and of the scenes when the source is procedural")
+
+
+class EncoderConfig(Config):
+    """The network whose features are transferred."""
+
+    name: str = Field("alexnet", description="alexnet, resnet18, resnet50")
+    width: int = Field(32, ge=4, description="channels of the first stage (64 is the published width)")
+    depth: int | None = Field(None, ge=1, description="number of stages kept; None keeps them all")
+    norm: Literal["batch", "none"] = Field("batch", description="normalization between convolution and activation")
+    input: Literal["rgb", "lab", "l", "ab"] = Field("rgb", description="what the trunk sees; set by the task")
+
+
+class OptimizerConfig(Config):
+    """One player's optimizer. A task states the published one; a recipe may overrule any key."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class AugmentConfig(Config):
+    """Augmentation on the device, in batches, drawn for the global batch (see components.draws)."""
+
+    flip: bool = Field(True, description="mirror left and right with probability one half")
+    shift: int = Field(0, ge=0, description="random translation by up to that many pixels, borders reflected")
+
+
+class TrainingConfig(Config):
+    """How a task is trained. None of it changes what the task's losses mean."""
+
+    epochs: float = Field(4, ge=0, description="passes over the training split; 0 trains nothing")
+    batch: int = Field(128, ge=1, description="samples per optimizer step, over all workers and micro-batches")
+    micro_batches: int = Field(1, ge=1, description="parts into which each worker cuts its share of a batch")
+    workers: int = Field(1, ge=1, description="Ray Train workers")
+    seed: int = Field(0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    compile: bool = False
+    sync_batch_norm: bool = Field(True, description="share batch statistics among workers")
+    optimizer: dict[str, Any] = Field(default_factory=dict, description="overrules keys of every player's optimizer")
+    players: dict[str, dict[str, Any]] = Field(default_factory=dict, description="overrules keys of one player's optimizer")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="learning rate over the run, to zero")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the run in which the learning rate rises from zero")
+    clip: float | None = Field(None, gt=0, description="largest gradient norm of a player")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay per step of the averaged weights; None: no average")
+    augment: AugmentConfig = AugmentConfig()
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    log_every: int = Field(20, ge=1, description="steps between log lines")
+    probe_every: float = Field(1.0, gt=0, description="epochs between probes of the encoder on the validation split")
+    sample_every: float = Field(1.0, gt=0, description="epochs between sample pictures")
+    record_ids: bool = Field(False, description="write the ids of the samples of every step")
+    max_failures: int = Field(3, ge=0, description="lost workers survived before the job gives up")
+
+
+class ProbeConfig(Config):
+    """The protocol of a linear probe; it is stored beside every score."""
+
+    name: str = "linear"
+    kind: Literal["linear"] = "linear"
+    layers: tuple[str, ...] | None = Field(None, description="layers to score; None scores every layer")
+    features: int = Field(1024, ge=16, description="largest number of features a layer is pooled to")
+    samples: int | None = Field(None, ge=10, description="training samples of the probe; None uses all")
+    penalties: tuple[float, ...] = Field((1e-4, 1e-3, 1e-2), description="L2 penalties tried on the validation split")
+    iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most")
+
+    @field_validator("penalties")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values or min(values) <= 0:
+            raise ValueError("penalties must be positive numbers, at least one")
+        return values
+
+
+class Recipe(Config):
+    """One row of the table: a task, its data, its network, its training, its weights, its benchmarks."""
+
+    name: str
+    summary: str = ""
+    task: str
+    options: dict[str, Any] = Field(default_factory=dict, description="the task's own options; see `genoise tasks NAME`")
+    data: DataConfig = DataConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    training: TrainingConfig = TrainingConfig()
+    weights: dict[str, float] = Field(default_factory=dict, description="term: weight; terms not named keep their default")
+    search: dict[str, Any] = Field(default_factory=dict, description="term or key: range, for sweeps")
+    benchmarks: tuple[str, ...] = ("linear",)
+
+    @model_validator(mode="after")
+    def _weights(self) -> Self:
+        for term, weight in self.weights.items():
+            if not math.isfinite(weight) or weight < 0:
+                raise ValueError(f"weights.{term} must be a finite number of at least 0 (given: {weight})")
+        return self

@@ -1,0 +1,23 @@
+"""Errors that are written for the reader: one line that says what is wrong, what would be right, what to type."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """Bad input. The command line prints the message as one line and leaves with exit code 2."""
+
+
+class Diverged(Exception):
+    """Training left the region where it can learn: a loss is not finite, or a discriminator has won for good.
+
+    Not retried: the same seed would diverge again. A sweep marks the trial, a workflow marks the step as failed.
+    """
+
+
+def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
+    """The error for a name that does not exist: names the value, the nearest right one, and every option."""
+    options = sorted(options)
+    near = get_close_matches(name, options, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UserError(f"unknown {kind} {name!r}: {hint}There are: {', '.join(options) or 'none'}")

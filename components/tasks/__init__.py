@@ -1,0 +1,1 @@
+"""Pretext tasks: base.py is the contract; every other file is one task."""

@@ -1,0 +1,148 @@
+"""What a pretext task is. A new task is one new file beside this one: subclass Task, decorate it with @register.
+
+Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Z latent.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from components.config import Config, EncoderConfig, OptimizerConfig
+from components.draws import Draws
+from components.errors import UserError, unknown
+from components.networks.encoder import Encoder
+
+Batch = dict[str, Tensor]
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A group of networks with its own optimizer: names of the task's attributes, and the published optimizer."""
+
+    networks: tuple[str, ...]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    detached: bool = False  # sees what `forward` returned without its graph (discriminators); at most one player is not
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named, unweighted loss of one player."""
+
+    weight: float  # the published weight: the default, and what a sweep has to beat
+    source: str  # paper and equation
+    search: tuple[float, float]  # a sensible range for a log-uniform search
+    optional: bool = False  # whether the task still means something without it
+
+
+class Task(nn.Module):
+    """A pretext task: networks, terms, and how inputs become losses. Stateless about training.
+
+    No optimizer, no loop, no device calls, no weights in here: the engine has them.
+    Class attributes say what the command line prints; ``terms`` and ``players`` may be narrowed in ``__init__``.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    terms: dict[str, Term]
+    players: dict[str, Player]  # insertion order is update order; a task without players trains nothing
+    needs: ClassVar[tuple[str, ...]] = ("image",)  # fields of a sample; see components.data
+    initial_samples: int = 0  # how many samples `initialize` wants to see before the first step
+
+    class Options(Config):
+        """The task's own options, with ranges. Overridden by tasks that have any."""
+
+    def __init__(self, options: Config, encoder: EncoderConfig, image_size: int, classes: int) -> None:
+        """Build the networks for images of ``image_size`` pixels a side and ``classes`` labels (0: unlabelled)."""
+        super().__init__()
+
+    def initialize(self, batch: Batch) -> None:
+        """Look at the first ``initial_samples`` samples before training (rescaling, class frequencies, ...).
+
+        Every rank sees the same samples. What it learns must live in parameters or buffers.
+        """
+
+    @torch.no_grad()
+    def inputs(self, batch: Batch, draws: Draws) -> Tensors:
+        """Corrupt, mask, convert colour, sample z. ``batch['image']`` is (B, 3, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+    def global_means(self, inputs: Tensors) -> tuple[str, ...]:
+        """Names of scalar entries of ``inputs`` that the engine replaces by their mean over the global batch.
+
+        Needed by terms whose denominator is data (masked pixels, rebalancing weights): divide by the entry, and the
+        term does not depend on how the batch is cut.
+        """
+        return ()
+
+    def forward(self, inputs: Tensors) -> Tensors:
+        """What the players share; runs once per step, with a graph for the one player that is not ``detached``."""
+        raise NotImplementedError
+
+    def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
+        """{term: scalar}: the unweighted terms of ``player``, each a mean over the samples of the slice.
+
+        ``outputs`` is what `forward` returned, with its graph unless the player is ``detached``. Parameters of the
+        other players do not require gradients during the call.
+        """
+        raise NotImplementedError
+
+    def encoder(self) -> Encoder:
+        """The encoder that is saved and scored; it shares weights with the task."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def samples(self, inputs: Tensors) -> dict[str, Tensor]:
+        """{title: (B, 3, H, W) in [0, 1]}: pictures that a person wants to see, in the order to show them."""
+        return {}
+
+
+_REGISTRY: dict[str, type[Task]] = {}
+
+
+def register(cls: type[Task]) -> type[Task]:
+    """Class decorator: makes a task known by its ``name``."""
+    if _REGISTRY.get(cls.name, cls).__qualname__ != cls.__qualname__:
+        raise UserError(f"two tasks are called {cls.name!r}: {_REGISTRY[cls.name].__module__} and {cls.__module__}")
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def all_tasks() -> dict[str, type[Task]]:
+    """Every task, by name: each module beside this file is imported once and registers itself."""
+    package = importlib.import_module("components.tasks")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"components.tasks.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def get_task(name: str) -> type[Task]:
+    """The task class called ``name``; UserError with the nearest name otherwise."""
+    tasks = all_tasks()
+    if name not in tasks:
+        raise unknown("task", name, tasks)
+    return tasks[name]
+
+
+def build_task(name: str, options: dict[str, Any], encoder: EncoderConfig, image_size: int, classes: int, seed: int) -> Task:
+    """A task with its networks, initialized from ``seed`` alone (the global random state is left as it was)."""
+    cls = get_task(name)
+    if "label" in cls.needs and classes == 0:
+        raise UserError(f"task {name!r} needs labels, and the data has none: use a labelled source or another task")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(cls.Options.parse(options, "options."), encoder, image_size, classes)
+
+
+def resolve_weights(task: Task | type[Task], weights: dict[str, float]) -> dict[str, float]:
+    """The effective weight of every term: the recipe's where it names one, the published one elsewhere."""
+    extra = [term for term in weights if term not in task.terms]
+    if extra:
+        raise unknown(f"term of task {task.name!r}", extra[0], task.terms)
+    return {term: float(weights.get(term, spec.weight)) for term, spec in task.terms.items()}
+

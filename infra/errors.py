@@ -1,0 +1,5 @@
+"""Errors about the outside world, written for the reader."""
+
+
+class OutsideError(Exception):
+    """A server, bucket, disk or cluster does not do what is needed. The message is one line: what, where, what to try."""
