@@ -1,0 +1,357 @@
+"""The engine: trains any task. It knows no task by name and needs torch alone; Ray, where there is Ray, calls it.
+
+One step: inputs for the whole slice, one shared forward, then the players in turn, each with one weighted sum, one
+backward, one gradient sum over the ranks and one optimizer step; then the moving average. How a global batch is cut
+into ranks and micro-batches does not change the result: terms are per-sample means weighted by the slice's share,
+data-dependent denominators are averaged over the global batch first, and random numbers belong to samples
+(components.draws). Two exceptions: dropout, and batch statistics across micro-batches of one rank.
+
+Legend of shape suffixes: B samples of the slice at hand.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from components.config import OptimizerConfig, TrainingConfig
+from components.data.augment import augment
+from components.draws import Draws
+from components.errors import Diverged, UserError
+from components.networks.encoder import Encoder
+from components.networks.norm import set_sync
+from components.parallel import World
+from components.tasks.base import Batch, Player, Task, Tensors
+
+DEAD_DISCRIMINATOR = 1e-2  # a discriminator loss below this teaches nobody anything ...
+DEAD_PATIENCE = 5  # ... when it stays there for so many log lines
+
+
+def make_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer that ``config`` names, in its fused form."""
+    if config.name == "sgd":
+        nesterov = config.nesterov and config.momentum > 0
+        return torch.optim.SGD(
+            parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov, fused=True
+        )
+    cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return cls(parameters, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
+
+
+def learning_rate_factor(config: TrainingConfig, step: int, steps: int) -> float:
+    """Factor on every learning rate at ``step`` of ``steps``: linear warm-up, then the schedule down to zero."""
+    warm = config.warmup * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = (step - warm) / max(1.0, steps - warm)
+    return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
+
+
+@dataclass
+class Micro:
+    """One micro-batch of this rank: its inputs, its share of the global batch, and what `forward` gave for it."""
+
+    inputs: Tensors
+    share: float
+    graph: Tensors | None = None
+    seen: Tensors | None = None
+
+
+class Engine:
+    """A task in training: networks, one optimizer per player, the moving average, and the step counter."""
+
+    def __init__(
+        self,
+        task: Task,
+        training: TrainingConfig,
+        weights: dict[str, float],
+        steps: int,
+        device: torch.device | str = "cpu",
+        world: World | None = None,
+    ) -> None:
+        """``weights``: the effective weight of every term; ``steps``: length of the whole run, for the schedules."""
+        self.device, self.world = torch.device(device), world or World.current()
+        self.training, self.weights, self.steps, self.step = training, weights, steps, 0
+        memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
+        self.task = task.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        set_sync(self.task, training.sync_batch_norm)
+        if sum(not player.detached for player in task.players.values()) > 1:
+            raise UserError(f"task {task.name!r}: at most one player may use the graph of forward; mark the others detached")
+        self.parameters = {name: self._parameters_of(player) for name, player in task.players.items()}
+        self.optimizers = {
+            name: make_optimizer(self.parameters[name], self._optimizer_config(name, player))
+            for name, player in task.players.items()
+        }
+        self.rates = {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
+        self.average = copy.deepcopy(self.task).requires_grad_(False) if training.ema else None
+        self._forward: Callable[[Tensors], Tensors] = torch.compile(task.forward) if training.compile else task.forward
+        self._losses: Callable[[str, Tensors, Tensors], Tensors] = (
+            torch.compile(task.losses) if training.compile else task.losses
+        )
+
+    def _parameters_of(self, player: Player) -> list[nn.Parameter]:
+        return [p for network in player.networks for p in getattr(self.task, network).parameters()]
+
+    def _optimizer_config(self, name: str, player: Player) -> OptimizerConfig:
+        overrides = {**self.training.optimizer, **self.training.players.get(name, {})}
+        where = f"training.players.{name}." if name in self.training.players else "training.optimizer."
+        return OptimizerConfig.parse({**player.optimizer.model_dump(), **overrides}, where)
+
+    def train_step(self, batch: Batch, positions_B: Tensor, total: int, measure: bool = False) -> Tensors:
+        """One step of every player on this rank's slice of a global batch of ``total`` samples.
+
+        ``batch``: fields as the loader gives them; ``positions_B``: int64 places in the stream of samples, which seed
+        the random numbers. Returns this rank's part of every logged value: sums over ranks are global means.
+        ``measure`` adds the gradient norm of every term.
+        """
+        self._set_learning_rates()
+        micros = self._micro_batches(batch, positions_B, total)
+        metrics: Tensors = {}
+        for name, player in self.task.players.items():
+            norms = self._backward(name, player, micros, metrics, measure)
+            self.world.sum_gradients(self.parameters[name])
+            metrics |= norms | {f"gradient_norm/{name}": self._clip(name) / self.world.size}
+            self.optimizers[name].step()
+            self.optimizers[name].zero_grad(set_to_none=True)
+        self._update_average()
+        self.step += 1
+        return metrics
+
+    def _set_learning_rates(self) -> None:
+        # Dropout is the one user of torch's own random state: seeding it by the step makes resuming exact.
+        torch.manual_seed(hash((self.training.seed, self.step, self.world.rank)) % 2**63)
+        factor = learning_rate_factor(self.training, self.step, self.steps)
+        for name, optimizer in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rates[name] * factor
+
+    def prepare(self, batch: Batch, positions_B: Tensor) -> Tensors:
+        """A batch as the loader gives it -> the task's inputs, on the device, augmented."""
+        on_device = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        positions_B = positions_B.to(self.device)
+        on_device = augment(on_device, self.training.augment, Draws(self.training.seed, positions_B, "augment"))
+        if self.training.channels_last:
+            on_device["image"] = on_device["image"].contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            return self.task.inputs(on_device, Draws(self.training.seed, positions_B))
+
+    def _micro_batches(self, batch: Batch, positions_B: Tensor, total: int) -> list[Micro]:
+        parts = min(self.training.micro_batches, len(positions_B))
+        cut = {key: value.tensor_split(parts) for key, value in batch.items()}
+        micros = []
+        for k, positions in enumerate(positions_B.tensor_split(parts)):
+            inputs = self.prepare({key: values[k] for key, values in cut.items()}, positions)
+            micros.append(Micro(inputs, len(positions) / total))
+        for name in self.task.global_means(micros[0].inputs):
+            part = torch.stack([micro.inputs[name] * micro.share for micro in micros]).sum(0)
+            mean = self.world.sum(part)
+            for micro in micros:
+                micro.inputs[name] = mean
+        return micros
+
+    def _backward(self, name: str, player: Player, micros: list[Micro], metrics: Tensors, measure: bool) -> Tensors:
+        """Accumulate the player's gradients over the micro-batches; with ``measure``, term by term."""
+        parameters = self.parameters[name]
+        by_term: dict[str, list[Tensor]] = {}
+        for micro in micros:
+            outputs = self._outputs(micro, player, alone=len(micros) == 1)
+            with self._only(name), self._autocast():
+                losses = (self.task.losses if measure else self._losses)(name, micro.inputs, outputs)
+            for term, loss in losses.items():
+                metrics[f"loss/{term}"] = metrics.get(f"loss/{term}", 0.0) + loss.detach().float() * micro.share
+            weighted = {t: self.weights[t] * micro.share * loss for t, loss in losses.items() if self.weights[t] > 0}
+            if not measure or len(weighted) < 2:
+                if weighted:
+                    torch.stack([*weighted.values()]).sum().backward()  # type: ignore[no-untyped-call]
+                continue
+            for k, (term, loss) in enumerate(weighted.items()):
+                gradients = torch.autograd.grad(loss, parameters, retain_graph=k + 1 < len(weighted), materialize_grads=True)
+                by_term[term] = [a + b for a, b in zip(by_term[term], gradients, strict=True)] if term in by_term else [*gradients]
+        return self._join_terms(parameters, by_term)
+
+    def _join_terms(self, parameters: list[nn.Parameter], by_term: dict[str, list[Tensor]]) -> Tensors:
+        """Sum the terms' gradients into ``.grad``; return the norm that each term has over all ranks."""
+        norms: Tensors = {}
+        for term, gradients in by_term.items():
+            flat = torch.cat([g.reshape(-1) for g in gradients])
+            norms[f"gradient_norm/term/{term}"] = self.world.sum(flat).norm() / self.world.size
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return norms
+
+    def _outputs(self, micro: Micro, player: Player, alone: bool) -> Tensors:
+        """What `forward` gives for a micro-batch: once per step. Only when there are several micro-batches is it run
+        again for the player that needs its graph, so that one graph at a time is alive."""
+        forward = self._forward
+        if not player.detached:
+            with self._autocast():
+                graph = micro.graph or forward(micro.inputs)
+            micro.graph, micro.seen = None, {key: value.detach() for key, value in graph.items()}
+            return graph
+        if micro.seen is None:
+            with self._autocast(), torch.set_grad_enabled(alone):
+                graph = forward(micro.inputs)
+            micro.graph = graph if alone else None
+            micro.seen = {key: value.detach() for key, value in graph.items()}
+        return micro.seen
+
+    @contextmanager
+    def _only(self, name: str) -> Iterator[None]:
+        """Inside, only this player's parameters collect gradients from what is newly computed."""
+        others = [p for other, ps in self.parameters.items() if other != name for p in ps]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.training.precision == "bf16")
+
+    def _clip(self, name: str) -> Tensor:
+        limit = self.training.clip if self.training.clip is not None else math.inf
+        return nn.utils.clip_grad_norm_(self.parameters[name], limit)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if self.average is None or self.training.ema is None:
+            return
+        decay = min(self.training.ema, (1 + self.step) / (10 + self.step))  # follows quickly while little was averaged
+        torch._foreach_lerp_([*self.average.parameters()], [*self.task.parameters()], 1 - decay)
+        for mean, now in zip(self.average.buffers(), self.task.buffers(), strict=True):
+            mean.copy_(now)
+
+    def encoder(self) -> Encoder:
+        """The encoder to score and to save: averaged weights where there is an average."""
+        return (self.average if self.average is not None else self.task).encoder()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds; schedules and random numbers are functions of the step and the seed."""
+        return {
+            "step": self.step,
+            "task": self.task.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else {},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken, on any number of ranks."""
+        self.step = int(state["step"])
+        self.task.load_state_dict(state["task"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+
+
+class Hooks(Protocol):
+    """What the caller of `fit` wants to happen. Every rank calls every method at the same steps."""
+
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+    def warn(self, step: int, message: str) -> None: ...
+    def samples(self, step: int, engine: Engine) -> None: ...
+    def probe(self, step: int, engine: Engine) -> None: ...
+    def checkpoint(self, step: int, engine: Engine) -> None: ...
+
+
+class Loaded(Protocol):
+    """One rank's slice of the global batch [start, stop) of the stream of samples."""
+
+    start: int
+    stop: int
+    positions: Tensor
+    batch: Batch
+
+
+@dataclass
+class Intervals:
+    """Steps between the things that happen beside training."""
+
+    log: int
+    probe: int
+    samples: int
+    checkpoint: int
+
+    @classmethod
+    def of(cls, training: TrainingConfig, samples: int) -> "Intervals":
+        """From the configuration, for a training split of ``samples``."""
+
+        def steps(epochs: float) -> int:
+            return max(1, round(epochs * samples / training.batch))
+
+        return cls(training.log_every, steps(training.probe_every), steps(training.sample_every), training.checkpoint_every)
+
+
+@dataclass
+class Meter:
+    """Sums logged values between two log lines, on the device, so that a step does not wait for its own loss."""
+
+    sums: Tensors = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, values: Tensors) -> None:
+        """Add one step's values."""
+        for key, value in values.items():
+            self.sums[key] = self.sums[key] + value if key in self.sums else value
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def flush(self, world: World) -> dict[str, float]:
+        """Means over the steps since the last flush, over all ranks."""
+        if not self.sums:
+            return {}
+        vector = world.sum(torch.stack([value.detach().float().reshape(()) for value in self.sums.values()]))
+        means = {k: v / self.counts[k] for k, v in zip(self.sums, vector.tolist(), strict=True)}
+        self.sums, self.counts = {}, {}
+        return means
+
+
+class Watch:
+    """Reads log lines for signs of divergence."""
+
+    def __init__(self) -> None:
+        self.dead = 0
+
+    def check(self, step: int, values: dict[str, float]) -> str | None:
+        """A warning or None. Raises Diverged when a logged value is not finite."""
+        broken = sorted(key for key, value in values.items() if not math.isfinite(value))
+        if broken:
+            raise Diverged(f"step {step}: {', '.join(broken)} not finite; try a smaller learning rate, training.clip, or fp32")
+        self.dead = self.dead + 1 if values.get("loss/discriminator", math.inf) < DEAD_DISCRIMINATOR else 0
+        if self.dead == DEAD_PATIENCE:
+            return f"the discriminator's loss stays at {values['loss/discriminator']:.1e}: it has won, the adversarial term teaches little"
+        return None
+
+
+def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hooks, waited: Callable[[], float]) -> None:
+    """Train from ``engine.step`` to the end of ``batches`` (which must start at that step).
+
+    ``waited``: seconds that the loader has kept the engine waiting so far. Raises Diverged.
+    """
+    meter, watch = Meter(), Watch()
+    images, since, idle = 0, time.perf_counter(), waited()
+    for loaded in batches:
+        measure = (engine.step + 1) % every.log == 0
+        meter.add(engine.train_step(loaded.batch, loaded.positions, loaded.stop - loaded.start, measure))
+        images += loaded.stop - loaded.start
+        step, last = engine.step, engine.step == engine.steps
+        if step % every.log == 0 or last:
+            values, now = meter.flush(engine.world), time.perf_counter()
+            values |= {"images_per_second": images / (now - since), "data_wait_share": (waited() - idle) / (now - since)}
+            hooks.log(step, values)
+            if warning := watch.check(step, values):
+                hooks.warn(step, warning)
+            images, since, idle = 0, now, waited()
+        if step % every.samples == 0 or last:
+            hooks.samples(step, engine)
+        if step % every.probe == 0 or last:
+            hooks.probe(step, engine)
+        if step % every.checkpoint == 0 or last:
+            hooks.checkpoint(step, engine)

@@ -1,0 +1,38 @@
+"""The ranks of a job, as the engine sees them: a rank, a size, and two sums. One process needs no process group."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank and number of ranks. ``World()`` is a single process; `World.current` reads the default process group."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> "World":
+        """The world of the default process group, or a world of one where none was started."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of ``tensor`` over all ranks, in place; every rank must call it with the same shape."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over all ranks: one message for all of them. A missing one counts as zero."""
+        if self.size == 1 or not parameters:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = self.sum(torch.cat([g.reshape(-1) for g in gradients]))
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view(parameter.shape).clone(memory_format=torch.preserve_format)
