@@ -95,6 +95,7 @@ class TrainingConfig(Config):
     batch: int = Field(128, ge=1, description="samples per optimizer step, over all workers and micro-batches")
     micro_batches: int = Field(1, ge=1, description="parts into which each worker cuts its share of a batch")
     workers: int = Field(1, ge=1, description="Ray Train workers")
+    cpus: int = Field(1, ge=1, description="CPU cores of each worker")
     seed: int = Field(0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True

@@ -125,7 +125,7 @@ class Engine:
 
     def _set_learning_rates(self) -> None:
         # Dropout is the one user of torch's own random state: seeding it by the step makes resuming exact.
-        torch.manual_seed(hash((self.training.seed, self.step, self.world.rank)) % 2**63)
+        torch.manual_seed((self.training.seed * 1_000_003 + self.step) * 4099 + self.world.rank)
         factor = learning_rate_factor(self.training, self.step, self.steps)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
@@ -342,7 +342,8 @@ def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hook
         meter.add(engine.train_step(loaded.batch, loaded.positions, loaded.stop - loaded.start, measure))
         images += loaded.stop - loaded.start
         step, last = engine.step, engine.step == engine.steps
-        if step % every.log == 0 or last:
+        save = step % every.checkpoint == 0 or last
+        if step % every.log == 0 or save:  # a checkpoint is only written after its losses were seen to be finite
             values, now = meter.flush(engine.world), time.perf_counter()
             values |= {"images_per_second": images / (now - since), "data_wait_share": (waited() - idle) / (now - since)}
             hooks.log(step, values)
@@ -353,5 +354,5 @@ def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hook
             hooks.samples(step, engine)
         if step % every.probe == 0 or last:
             hooks.probe(step, engine)
-        if step % every.checkpoint == 0 or last:
+        if save:
             hooks.checkpoint(step, engine)
