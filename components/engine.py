@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from components.config import OptimizerConfig, TrainingConfig
+from components.config import AugmentConfig, OptimizerConfig, TrainingConfig
 from components.data.augment import augment
 from components.draws import Draws
 from components.errors import Diverged, UserError
@@ -102,6 +102,15 @@ class Engine:
         overrides = {**self.training.optimizer, **self.training.players.get(name, {})}
         where = f"training.players.{name}." if name in self.training.players else "training.optimizer."
         return OptimizerConfig.parse({**player.optimizer.model_dump(), **overrides}, where)
+
+    def initialize(self, batch: Batch) -> None:
+        """Show the task the first samples, unaugmented, before the first step; every rank must give the same ones."""
+        on_device = {key: value.to(self.device) for key, value in batch.items()}
+        plain = AugmentConfig(flip=False, shift=0)
+        nowhere_B = torch.zeros(len(batch["image"]), dtype=torch.int64, device=self.device)
+        self.task.initialize(augment(on_device, plain, Draws(0, nowhere_B)))
+        if self.average is not None:
+            self.average.load_state_dict(self.task.state_dict())
 
     def train_step(self, batch: Batch, positions_B: Tensor, total: int, measure: bool = False) -> Tensors:
         """One step of every player on this rank's slice of a global batch of ``total`` samples.

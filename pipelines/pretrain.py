@@ -1,0 +1,200 @@
+"""shards -> encoder: Ray Train around components.engine.
+
+`train_worker` is what every Ray Train worker runs. Rank 0 alone probes, draws and logs; the other ranks meet it again
+in the next gradient sum. A checkpoint holds everything (`state.pt`), the best encoder so far (`encoder/`) and the
+story of the probes (`probes.json`).
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+from torch import Tensor
+
+from components.config import Recipe
+from components.data.loader import Loaded, Loader
+from components.data.order import Order, Plan
+from components.draws import Draws
+from components.engine import Engine, Intervals, fit
+from components.errors import Diverged, UserError
+from components.networks.encoder import Encoder, save_encoder
+from components.parallel import World
+from components.tasks.base import Batch, Task, build_task, resolve_weights
+from components.transfer.probe import quick_score
+from pipelines.prepare import open_split
+from pipelines.recorder import Recorder
+
+VERSION = 1
+PICTURES = 8  # samples shown in a picture
+PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
+
+
+def make_task(recipe: Recipe, classes: int) -> Task:
+    """The recipe's task with its networks, initialized from the recipe's seed."""
+    return build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes, recipe.training.seed)
+
+
+def picture(columns: dict[str, Tensor]) -> np.ndarray:
+    """One picture of several columns: (B, 3, H, W) in [0, 1] each -> (B * H, columns * W, 3) uint8."""
+    wide = torch.cat([column.detach().float().cpu().clamp(0, 1) for column in columns.values()], dim=3)
+    return (wide.permute(0, 2, 3, 1).flatten(0, 1).numpy() * 255 + 0.5).astype(np.uint8)
+
+
+class WorkerHooks:
+    """What happens beside training, on every rank of a Ray Train job."""
+
+    def __init__(self, job: dict[str, Any], engine: Engine, probe: "Probe | None", examples: Batch) -> None:
+        self.job, self.engine, self.probe_of, self.examples = job, engine, probe, examples
+        self.recorder: Recorder = job["recorder"]
+        self.main = engine.world.rank == 0
+        self.probes: list[dict[str, float]] = []
+        self.best: dict[str, Tensor] | None = None
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Send one log line to the tracker and to whoever watches."""
+        if self.main:
+            self.recorder.log_metrics(self.job["run_id"], values, step)
+            loss = sum(self.engine.weights[k[5:]] * v for k, v in values.items() if k.startswith("loss/"))
+            text = f"loss {loss:.3f}, {values['images_per_second']:.0f} images/s"
+            self.recorder.progress(self.job["run_id"], step, self.engine.steps, text)
+
+    def warn(self, step: int, message: str) -> None:
+        """Say once what looks wrong."""
+        if self.main:
+            self.recorder.warn(self.job["run_id"], f"step {step}: {message}")
+
+    def samples(self, step: int, engine: Engine) -> None:
+        """Log a picture of the same examples as every time."""
+        if not self.main:
+            return
+        task = engine.average if engine.average is not None else engine.task
+        training = task.training
+        task.eval()
+        inputs = engine.prepare(self.examples, torch.arange(len(self.examples["image"])))
+        columns = task.samples(inputs)
+        task.train(training)
+        if columns:
+            title = " | ".join(columns)
+            self.recorder.log_image(self.job["run_id"], picture(columns), f"samples/{title}", step)
+
+    def probe(self, step: int, engine: Engine) -> None:
+        """Score the encoder on the validation split and keep it if it is the best so far."""
+        if not self.main:
+            return
+        score = self.probe_of(engine.encoder()) if self.probe_of else 0.0
+        if self.best is None or self.probe_of is None or score > max(p["score"] for p in self.probes):
+            self.best = {k: v.detach().cpu().clone() for k, v in engine.encoder().state_dict().items()}
+        self.probes.append({"step": step, "score": score})
+        if self.probe_of:
+            self.recorder.log_metrics(self.job["run_id"], {"probe/top1": score}, step)
+
+    def checkpoint(self, step: int, engine: Engine) -> None:
+        """Report a checkpoint: a barrier for all ranks, written by rank 0."""
+        if not self.main:
+            ray.train.report({"step": step})
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self.write(Path(folder))
+            ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    def write(self, folder: Path) -> None:
+        """Write the checkpoint's files."""
+        torch.save({"engine": self.engine.state_dict(), "best": self.best}, folder / "state.pt")
+        (folder / "probes.json").write_text(json.dumps(self.probes))
+        encoder = build_like(self.engine.encoder(), self.best)
+        save_encoder(encoder, folder / "encoder")
+
+    def restore(self, folder: Path) -> None:
+        """Continue from the checkpoint's files, on any number of ranks."""
+        state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+        self.engine.load_state_dict(state["engine"])
+        self.best = state["best"]
+        self.probes = json.loads((folder / "probes.json").read_text())
+
+
+def build_like(encoder: Encoder, state: dict[str, Tensor] | None) -> Encoder:
+    """A copy of ``encoder`` with the weights of ``state`` (its own where there is none), apart from its task."""
+    from components.networks.encoder import build_encoder
+
+    copy = build_encoder(encoder.config)
+    copy.load_state_dict(encoder.state_dict() if state is None else state)
+    return copy
+
+
+class Probe:
+    """The score during training: `quick_score` on fixed samples of the training and the validation split."""
+
+    def __init__(self, job: dict[str, Any], device: torch.device) -> None:
+        self.device = device
+        self.parts = []
+        for split, count in zip(("train", "val"), PROBE_SAMPLES, strict=True):
+            data = open_split(job, split, ("image", "label"))
+            ids = np.linspace(0, len(data) - 1, min(count, len(data))).astype(np.int64)
+            self.parts.append(data.get(np.unique(ids)))
+
+    def __call__(self, encoder: Encoder) -> float:
+        """Validation top-1, in [0, 1], of the best layer."""
+        return quick_score(encoder, *self.parts, device=self.device).value
+
+
+def recorded(batches: Iterator[Loaded], path: Path) -> Iterator[Loaded]:
+    """Pass batches on and write down which samples they hold: one JSON line per step, the last line of a step counts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        for loaded in batches:
+            line = {"step": loaded.step, "first": int(loaded.positions[0]), "ids": loaded.ids.tolist()}
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            yield loaded
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """What every worker of a pretraining job runs, from the first step or from the last checkpoint."""
+    recipe = Recipe.model_validate(job["recipe"])
+    training, world = recipe.training, World.current()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(training.cpus)
+    torch.backends.cudnn.benchmark = True
+    classes = job["classes"]
+    task = make_task(recipe, classes)
+    data = open_split(job, "train", task.needs)
+    plan = Plan(len(data), training.batch, training.epochs)
+    engine = Engine(task, training, resolve_weights(task, recipe.weights), plan.steps, device, world)
+    examples = open_split(job, "val", task.needs).get(np.arange(PICTURES))
+    probe = Probe(job, device) if classes and world.rank == 0 and plan.steps else None
+    hooks = WorkerHooks(job, engine, probe, examples)
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            hooks.restore(Path(folder))
+    elif task.initial_samples:
+        first = data.get(np.arange(min(task.initial_samples, len(data))))
+        engine.initialize(first)
+
+    if plan.steps == 0:  # a baseline: there is nothing to train, and the encoder is the result
+        hooks.checkpoint(0, engine)
+        return
+    if engine.step == plan.steps:
+        return
+    loader = Loader(data, Order(data.shard_sizes, training.seed), plan, world.rank, world.size)
+    batches = loader.iterate(engine.step)
+    if training.record_ids:
+        batches = recorded(batches, Path(job["run_folder"]) / "ids" / f"rank-{world.rank}.jsonl")
+    try:
+        fit(engine, batches, Intervals.of(training, len(data)), hooks, lambda: loader.waited)
+    except Diverged as error:
+        # The same seed would diverge again: said, not retried.
+        hooks.warn(engine.step, str(error))
+        ray.train.report({"diverged": str(error), "step": engine.step})
+    finally:
+        batches.close()
