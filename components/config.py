@@ -67,6 +67,7 @@ class EncoderConfig(Config):
     width: int = Field(32, ge=4, description="channels of the first stage (64 is the published width)")
     depth: int | None = Field(None, ge=1, description="number of stages kept; None keeps them all")
     norm: Literal["batch", "none"] = Field("batch", description="normalization between convolution and activation")
+    stem: Literal["small", "large"] = Field("small", description="small: for 32 to 96 px; large: as published")
     input: Literal["rgb", "lab", "l", "ab"] = Field("rgb", description="what the trunk sees; set by the task")
 
 
