@@ -1,0 +1,307 @@
+"""Shards: WebDataset tars plus one ``index.json``, planned as a list, written one by one, in any process.
+
+    plans = plan_shards(source, config)
+    results = [build_shard(source, config, plan, folder) for plan in plans]     # anywhere, in any order
+    index = build_index(source, config, results)                                # stops here if too many are broken
+    write_index(index, folder)
+
+The same source and configuration give the same bytes. Nothing appears under its final name before it is complete.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, Self
+
+import numpy as np
+from pydantic import Field, ValidationError, model_validator
+
+from components.config import Config, DataConfig
+from components.data.scramble import make_key, permute
+from components.data.sources.base import SPLITS, Broken, Sample, Source
+from components.errors import UserError
+
+INDEX_NAME = "index.json"
+_BLOCK = 512
+_NAMED = 5  # broken images named in an error; the index names them all
+_LONGEST_NAME = 100  # bytes of a member's name in a plain ustar header
+
+
+class ShardEntry(Config):
+    """One shard as the index lists it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.tar$", description="file name, beside the index")
+    samples: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Skipped(Config):
+    """A raw sample that was left out."""
+
+    split: str
+    name: str
+    reason: str
+
+
+class Index(Config):
+    """Everything needed to read a data set without its source."""
+
+    format: Literal["genoise-shards-1"] = "genoise-shards-1"
+    source: dict[str, Any] = Field(description="the configuration it was prepared with, without places on disk")
+    fields: dict[str, str] = Field(description="field: extension of its member; alternatives separated by ;")
+    classes: tuple[str, ...] = ()
+    splits: dict[str, tuple[ShardEntry, ...]]
+    converted: dict[str, int] = Field(default_factory=dict, description="what cleaning did: number of images")
+    skipped: tuple[Skipped, ...] = ()
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [entry.name for entries in self.splits.values() for entry in entries]
+        if len(names) != len(set(names)):
+            raise ValueError("two shards have the same name")
+        return self
+
+    def samples(self, split: str) -> int:
+        """Number of samples of a split; 0 for one that does not exist."""
+        return sum(entry.samples for entry in self.splits.get(split, ()))
+
+    def to_bytes(self) -> bytes:
+        """The text of ``index.json``; equal data sets have equal bytes."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode()
+
+    def fingerprint(self) -> str:
+        """sha256 of the index, and through it of every shard."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+class ShardPlan(Config):
+    """One shard to be written: places [start, stop) of a split (see `raw_indices`)."""
+
+    split: str
+    number: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """File name of the shard."""
+        return f"{self.split}-{self.number:06d}.tar"
+
+
+class ShardResult(Config):
+    """What became of a plan."""
+
+    plan: ShardPlan
+    entry: ShardEntry | None = Field(description="None: every sample was broken, and there is no file")
+    converted: dict[str, int] = Field(default_factory=dict)
+    skipped: tuple[Skipped, ...] = ()
+
+
+def split_sizes(source: Source, config: DataConfig) -> dict[str, int]:
+    """Samples per prepared split: a validation split is cut from train where the source has none; ``samples`` limits
+    what is left of train. Raises UserError when a cut leaves nothing."""
+    sizes = {split: source.splits.get(split, 0) for split in SPLITS}
+    if not sizes["train"]:
+        raise UserError(f"source {config.source!r} has no training images under {config.root}: put images there")
+    if not source.splits.get("val"):
+        sizes["val"] = round(sizes["train"] * config.validation)
+        sizes["train"] -= sizes["val"]
+        if not sizes["val"] or not sizes["train"]:
+            raise UserError(
+                f"{sizes['train'] + sizes['val']} images cannot be cut into training and validation "
+                f"with data.validation={config.validation:g}: add images or use --set data.validation=0.5"
+            )
+    if config.samples is not None:
+        sizes["train"] = min(sizes["train"], config.samples)
+    return {split: size for split, size in sizes.items() if size}
+
+
+def raw_indices(source: Source, config: DataConfig, plan: ShardPlan) -> tuple[str, list[int]]:
+    """(raw split, raw sample numbers) of a plan. Splits are shuffled once, by the seed, so that a folder sorted by class
+    becomes well mixed shards; a cut validation split is the first part of the shuffled training split."""
+    cut = not source.splits.get("val")
+    raw_split = "train" if cut and plan.split == "val" else plan.split
+    total = source.splits[raw_split]
+    offset = round(total * config.validation) if cut and plan.split == "train" else 0
+    places = np.arange(plan.start, plan.stop, dtype=np.int64) + offset
+    return raw_split, permute(places, total, make_key(config.seed, "split", raw_split)).tolist()
+
+
+def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
+    """The shards of a data set; each can be built alone. Raises UserError as `split_sizes` does."""
+    return [
+        ShardPlan(split=split, number=number, start=start, stop=min(start + config.shard_samples, size))
+        for split, size in split_sizes(source, config).items()
+        for number, start in enumerate(range(0, size, config.shard_samples))
+    ]
+
+
+def build_shard(source: Source, config: DataConfig, plan: ShardPlan, folder: Path) -> ShardResult:
+    """Write the shard of one plan into ``folder``; broken samples are left out and reported."""
+    raw_split, indices = raw_indices(source, config, plan)
+    skipped: list[Skipped] = []
+    converted: Counter[str] = Counter()
+
+    def good() -> Iterator[Sample]:
+        for sample in source.read_many(raw_split, indices):
+            if isinstance(sample, Broken):
+                skipped.append(Skipped(split=plan.split, name=sample.name, reason=sample.reason))
+                continue
+            if sample.changed:
+                converted[sample.changed] += 1
+            yield sample
+
+    entry = write_shard(good(), folder / plan.name)
+    return ShardResult(plan=plan, entry=entry, converted=dict(converted), skipped=tuple(skipped))
+
+
+def build_index(source: Source, config: DataConfig, results: Iterable[ShardResult]) -> Index:
+    """Merge the results of all plans, in any order. Raises UserError when more than ``config.max_skipped`` of the samples
+    were broken, naming the first ones, or when a split has none left."""
+    results = sorted(results, key=lambda r: (SPLITS.index(r.plan.split), r.plan.number))
+    check_skipped(results, config.max_skipped)
+    splits = {s: tuple(r.entry for r in results if r.plan.split == s and r.entry) for s in SPLITS}
+    converted: Counter[str] = Counter()
+    for result in results:
+        converted.update(result.converted)
+    index = Index(
+        source=config.model_dump(mode="json", exclude={"root", "url"}),
+        fields=source.fields,
+        classes=source.classes,
+        splits={split: entries for split, entries in splits.items() if entries},
+        converted=dict(sorted(converted.items())),
+        skipped=tuple(skip for result in results for skip in result.skipped),
+    )
+    for split in {result.plan.split for result in results}:
+        if not index.samples(split):
+            raise UserError(f"every image of the {split} split is broken: {_name(index.skipped)}")
+    return index
+
+
+def check_skipped(results: Iterable[ShardResult], limit: float) -> None:
+    """Raise UserError when more than the share ``limit`` of all samples was broken; names the first ones."""
+    results = list(results)
+    skipped = [skip for result in results for skip in result.skipped]
+    total = sum(result.plan.stop - result.plan.start for result in results)
+    if len(skipped) > limit * total:
+        raise UserError(
+            f"{len(skipped)} of {total} images are broken, more than data.max_skipped={limit:g} allows: "
+            f"{_name(skipped)}; repair or remove them, or use --set data.max_skipped={len(skipped) / total + 0.005:.2f}"
+        )
+
+
+def _name(skipped: Iterable[Skipped]) -> str:
+    skipped = list(skipped)
+    more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
+    return ", ".join(f"{skip.name} ({skip.reason})" for skip in skipped[:_NAMED]) + more
+
+
+def write_shard(samples: Iterable[Sample], path: Path) -> ShardEntry | None:
+    """Write a plain ustar file: owner, group and time are zero, members in the order of each sample's dictionary.
+
+    Returns None, and leaves no file, when there are no samples. Raises ValueError on keys that are not unique or that
+    a reader of WebDataset tars would cut elsewhere.
+    """
+    count, size, digest = 0, 0, hashlib.sha256()
+    seen: set[str] = set()
+    with replacing(path) as file:
+        for sample in samples:
+            if sample.key in seen or "." in sample.key or not sample.members:
+                raise ValueError(f"key {sample.key!r} is not unique, has a dot, or has no members")
+            seen.add(sample.key)
+            record = b"".join(_member(f"{sample.key}.{extension}", data) for extension, data in sample.members.items())
+            count, size = count + 1, size + len(record)
+            digest.update(record)
+            file.write(record)
+        end = bytes(2 * _BLOCK)
+        digest.update(end)
+        file.write(end)
+        if not count:
+            raise _Nothing
+    return (
+        ShardEntry(name=path.name, samples=count, bytes=size + len(end), sha256=digest.hexdigest()) if count else None
+    )
+
+
+def _member(name: str, data: bytes) -> bytes:
+    """Header, data and padding of one regular file (POSIX.1-1988 ustar)."""
+    encoded = name.encode("ascii")
+    if len(encoded) > _LONGEST_NAME:
+        raise ValueError(f"member name {name!r} is longer than {_LONGEST_NAME} bytes")
+    header = bytearray(_BLOCK)
+    header[: len(encoded)] = encoded
+    header[100:148] = b"0000644\x000000000\x000000000\x00%011o\x0000000000000\x00" % len(data)
+    header[148:157] = b"        0"  # the checksum counts as spaces; then the type: a regular file
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b"%06o\x00 " % sum(header)
+    return bytes(header) + data + bytes(-len(data) % _BLOCK)
+
+
+class _Nothing(Exception):
+    """Leaves `replacing` without a file."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under ``path`` when the block ends well, complete and on disk, and not at all otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "wb", buffering=io.DEFAULT_BUFFER_SIZE * 64) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except _Nothing:
+        pass
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_index(index: Index, folder: Path) -> Path:
+    """Write ``index.json`` into ``folder``, atomically; the last thing that is written of a data set."""
+    path = folder / INDEX_NAME
+    with replacing(path) as file:
+        file.write(index.to_bytes())
+    return path
+
+
+def parse_index(data: bytes, where: str) -> Index:
+    """The index in ``data``; ``where`` is its place, for errors. Raises UserError."""
+    try:
+        return Index.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{where} is not the index of a data set ({key}: {first['msg']}): run `genoise prepare` again"
+        ) from None
+
+
+def read_index(folder: Path) -> Index:
+    """The index of the data set in a local folder. Raises UserError when there is none, or when it is damaged."""
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        raise UserError(
+            f"no data set in {folder}: there is no {INDEX_NAME}; run `genoise prepare SOURCE --to {folder}`"
+        )
+    return parse_index(path.read_bytes(), str(path))
+
+
+def verify_shard(path: Path, entry: ShardEntry) -> None:
+    """Raise UserError unless the file at ``path`` is, byte for byte, what the index lists."""
+    if not path.is_file():
+        raise UserError(f"shard {entry.name} is missing at {path}: run `genoise prepare` again")
+    if path.stat().st_size != entry.bytes:
+        raise UserError(
+            f"shard {path} has {path.stat().st_size} bytes instead of {entry.bytes}: run `genoise prepare` again"
+        )
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+            raise UserError(f"shard {path} differs from its sha256 in the index: run `genoise prepare` again")

@@ -1,0 +1,91 @@
+"""What a source of raw data is. A new source is one new file beside this one: subclass Source, decorate the class."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from components.config import DataConfig
+from components.data.images import BrokenImage
+from components.errors import UserError, unknown
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it lies in a shard: ``key`` plus {extension: bytes} (see `Source.fields`)."""
+
+    key: str  # unique in the data set, without dots; the part before the first dot of the members' names
+    members: dict[str, bytes]
+    changed: str | None = None  # what cleaning did to the image
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sample that cannot be used: where it came from, and why."""
+
+    name: str
+    reason: str
+
+
+class Source:
+    """Raw samples by split and number. Opening a source is cheap; reading works in any process.
+
+    ``fields`` says which extension of a sample holds which field; alternatives are separated by ``;`` as in webdataset:
+    image -> ``jpg;png;webp``, label -> ``cls`` (decimal), mask -> ``mask.png`` (class + 1, 0 elsewhere), edges ->
+    ``edges.png``, boxes -> ``boxes.json`` ({"boxes": [[left, top, right, bottom]], "labels": [...]}, pixels).
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    fields: dict[str, str]
+    classes: tuple[str, ...] = ()  # empty: unlabelled
+    splits: dict[str, int]  # raw samples; when there is no "val", it is cut from "train"
+
+    def __init__(self, config: DataConfig) -> None:
+        """Look at ``config.root``; raise UserError when it does not hold what this source reads."""
+
+    def read(self, split: str, index: int) -> Sample:
+        """Raw sample ``index`` of ``split``. Raises BrokenImage (components.data.images)."""
+        raise NotImplementedError
+
+    def locate(self, split: str, index: int) -> str:
+        """The name under which a person finds the raw sample, for reports."""
+        return f"{split}/{index}"
+
+    def read_many(self, split: str, indices: Sequence[int]) -> Iterator[Sample | Broken]:
+        """The samples at ``indices``, in that order; overridden where a batch is faster than its samples."""
+        for index in indices:
+            try:
+                yield self.read(split, index)
+            except BrokenImage as error:
+                yield Broken(self.locate(split, index), str(error))
+
+
+_REGISTRY: dict[str, type[Source]] = {}
+
+
+def register_source(cls: type[Source]) -> type[Source]:
+    """Class decorator: makes a source known by its ``name``."""
+    if _REGISTRY.get(cls.name, cls).__qualname__ != cls.__qualname__:
+        raise UserError(f"two sources are called {cls.name!r}: {_REGISTRY[cls.name].__module__} and {cls.__module__}")
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def all_sources() -> dict[str, type[Source]]:
+    """Every source, by name: each module beside this file is imported once and registers itself."""
+    package = importlib.import_module("components.data.sources")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"components.data.sources.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def open_source(config: DataConfig) -> Source:
+    """The source that ``config`` names; UserError with the nearest name otherwise."""
+    sources = all_sources()
+    if config.source not in sources:
+        raise unknown("source", config.source, sources)
+    return sources[config.source](config)
