@@ -168,10 +168,12 @@ class Engine:
         """Accumulate the player's gradients over the micro-batches; with ``measure``, term by term."""
         parameters = self.parameters[name]
         by_term: dict[str, list[Tensor]] = {}
+        # A compiled graph can be walked once; several terms walk it several times.
+        forward, losses_of = (self.task.forward, self.task.losses) if measure else (self._forward, self._losses)
         for micro in micros:
-            outputs = self._outputs(micro, player, alone=len(micros) == 1)
+            outputs = self._outputs(micro, player, forward, alone=len(micros) == 1)
             with self._only(name), self._autocast():
-                losses = (self.task.losses if measure else self._losses)(name, micro.inputs, outputs)
+                losses = losses_of(name, micro.inputs, outputs)
             for term, loss in losses.items():
                 metrics[f"loss/{term}"] = metrics.get(f"loss/{term}", 0.0) + loss.detach().float() * micro.share
             weighted = {t: self.weights[t] * micro.share * loss for t, loss in losses.items() if self.weights[t] > 0}
@@ -194,10 +196,11 @@ class Engine:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return norms
 
-    def _outputs(self, micro: Micro, player: Player, alone: bool) -> Tensors:
+    def _outputs(
+        self, micro: Micro, player: Player, forward: Callable[[Tensors], Tensors], alone: bool
+    ) -> Tensors:
         """What `forward` gives for a micro-batch: once per step. Only when there are several micro-batches is it run
         again for the player that needs its graph, so that one graph at a time is alive."""
-        forward = self._forward
         if not player.detached:
             with self._autocast():
                 graph = micro.graph or forward(micro.inputs)
