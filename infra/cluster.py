@@ -1,0 +1,87 @@
+"""Ray: the cluster of a submitted job, or a private instance on this machine."""
+
+import logging
+import os
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from infra.errors import OutsideError
+
+NAMESPACE = "genoise"
+# Images travel by shards on disk and weights by checkpoints; objects are small messages. Ray's own choice, 30 % of the
+# memory, is taken from what caches decoded images, and /dev/shm of a container is often smaller than that.
+OBJECT_STORE_BYTES = 256 << 20
+PROJECT = Path(__file__).resolve().parents[1]
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or every worker warns about a default that will change
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+}
+
+
+def shared_address(address: str | None = None) -> str | None:
+    """The address of the cluster that others use too; None where Ray will run privately on this machine."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    return None if address in (None, "", "local") else address
+
+
+def connect(address: str | None = None, cpus: int = 0, log_to_driver: bool = False) -> dict[str, float]:
+    """Connect to Ray, once per process, and return the resources of the cluster.
+
+    ``address``, or RAY_ADDRESS (which `ray job submit` sets): that cluster. Otherwise a private instance starts on this
+    machine, without a dashboard, offering at least ``cpus`` logical CPUs. ``log_to_driver`` shows what workers print.
+    """
+    if not ray.is_initialized():
+        for key, value in QUIET.items():
+            os.environ.setdefault(key, value)
+        shared = shared_address(address)
+        options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": log_to_driver, "logging_level": logging.ERROR}
+        try:
+            with _importable():
+                if shared is None:
+                    _start_private(options, cpus)
+                else:
+                    _join(shared, options)
+        except (ConnectionError, TimeoutError, RuntimeError) as error:
+            where = f"the Ray cluster at {shared}" if shared else "a private Ray instance"
+            said = (" ".join(str(error).split()) or type(error).__name__)[:200]
+            raise OutsideError(f"cannot reach {where}: {said}; check RAY_ADDRESS and `ray status`") from error
+    return {key: float(value) for key, value in ray.cluster_resources().items()}
+
+
+def _start_private(options: dict[str, Any], cpus: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+    ray.init(
+        address="local",
+        num_cpus=max(cores, cpus),
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        **options,
+    )
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    if address.startswith("ray://"):
+        raise OutsideError(f"{address}: jobs are submitted, `ray job submit --working-dir . -- genoise ...`")
+    inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if not inside_job and (PROJECT / "pyproject.toml").is_file():  # run from a checkout: the workers need the code too
+        options["runtime_env"] = {"working_dir": str(PROJECT), "excludes": [".venv", ".git", ".genoise", "tests", "docs"]}
+    ray.init(address=address, **options)
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """While Ray starts, PYTHONPATH leads to this project, for its workers to inherit."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before

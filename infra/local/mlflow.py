@@ -1,0 +1,34 @@
+"""A real MLflow tracking server on this machine, with its user interface."""
+
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from infra.local.server import Server, free_port, start
+
+
+def serve_mlflow(home: Path, port: int | None = None, workers: int = 1, artifacts: str | None = None) -> Server:
+    """Serve ``<home>/mlflow.db`` and ``<home>/mlartifacts`` on 127.0.0.1, interface included.
+
+    ``artifacts``: another place for files of new experiments, such as s3://bucket/prefix.
+    """
+    home = home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--workers", str(workers)]
+    command += ["--artifacts-destination", artifacts or str(home / "mlartifacts")]
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = start("the tracking server", command, url, home / "mlflow-server.log", lambda: _healthy(url), environment)
+    server.environment = {"MLFLOW_TRACKING_URI": url}
+    return server
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,366 @@
+"""Folders and S3 buckets behind one face: the one module that imports boto3.
+
+Credentials come from the standard AWS chain alone (environment, profile, role of the machine); AWS_ENDPOINT_URL points
+to an S3 server that is not Amazon's. Names are relative to the place's URL, with forward slashes.
+"""
+
+import fcntl
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+import threading
+import time
+import urllib.parse
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from infra.errors import OutsideError
+
+R = TypeVar("R")
+ATTEMPTS = 5
+FIRST_DELAY_S = 0.5  # doubles at every attempt, times a random factor in [0.5, 1.5]
+CONNECT_TIMEOUT_S = 3
+READ_TIMEOUT_S = 60
+BLOCK = 1 << 20
+SPARED_S = 60.0  # a cached file used so recently may be about to be opened
+
+BAD_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId", "401"}
+MISSING = {"NoSuchKey", "404", "NotFound"}
+TRANSIENT = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable"}
+
+
+def is_remote(url: str) -> bool:
+    """Whether ``url`` names a bucket rather than a folder."""
+    return "://" in url and not url.startswith("file://")
+
+
+def sha256_of(file: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Storage:
+    """A folder or ``s3://bucket/prefix`` that files are put into and read from.
+
+    Writes are atomic: a name holds the old bytes, the new bytes or nothing. Every method raises OutsideError, one line,
+    where the place does not do its part; transient faults of a server are tried again, with growing, random pauses.
+    Safe to use from several threads, and to send to another process.
+    """
+
+    def __init__(self, url: str) -> None:
+        """``url``: a folder (or file://...) or s3://bucket/prefix. Nothing is opened or created yet."""
+        self.url = url.rstrip("/") or "/"
+        self.remote = is_remote(url)
+        self._lock = threading.Lock()
+        self._opened: Any = None
+        if not self.remote:
+            self.folder = Path(urllib.parse.unquote(url.removeprefix("file://")))
+            return
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme != "s3" or len(parts.netloc) < 3:
+            raise OutsideError(f"cannot store at {url}: a folder or s3://bucket/prefix would be right")
+        self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def join(self, name: str) -> str:
+        """The full URL or path of ``name``."""
+        return f"{self.url}/{_safe(name)}" if self.remote else str(self._path(name))
+
+    # Reading
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file ``name``."""
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the file ``name``; None where there is none."""
+        if not self.remote:
+            path = self._path(name)
+            return path.stat().st_size if path.is_file() else None
+        from botocore.exceptions import ClientError
+
+        def head() -> int | None:
+            try:
+                return int(self._client.head_object(Bucket=self.bucket, Key=self._key(name))["ContentLength"])
+            except ClientError as error:
+                if _code(error) in MISSING:
+                    return None
+                raise
+
+        return self._ask(head)
+
+    def list(self, prefix: str = "") -> dict[str, int]:
+        """{name: bytes} of all files whose names start with ``prefix``, sorted, subfolders included."""
+        if not self.remote:
+            with self._local():
+                files = (path for path in self.folder.rglob("*") if path.is_file())
+                sizes = {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in files}
+                return {name: sizes[name] for name in sorted(sizes) if name.startswith(prefix)}
+        root = f"{self.prefix}/" if self.prefix else ""
+
+        def pages() -> dict[str, int]:
+            found = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix)
+            return {item["Key"].removeprefix(root): item["Size"] for page in found for item in page.get("Contents", [])}
+
+        return dict(sorted(self._ask(pages).items()))
+
+    def read_bytes(self, name: str) -> bytes:
+        """All bytes of the file ``name``."""
+        if not self.remote:
+            with self._local():
+                return self._path(name).read_bytes()
+        key = self._key(name)
+        return self._ask(lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()))
+
+    def download(self, name: str, file: Path) -> Path:
+        """Copy the file ``name`` to the local path ``file``, atomically."""
+        with self._local():
+            file.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_beside(file) as temporary, self._local():
+            if self.remote:
+                key = self._key(name)
+                self._ask(lambda: self._client.download_file(self.bucket, key, str(temporary)))
+            else:
+                shutil.copyfile(self._path(name), temporary)
+            os.replace(temporary, file)
+        return file
+
+    # Writing
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Make the file ``name`` hold ``data``."""
+        if self.remote:
+            self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data))
+            return
+        path = self._path(name)
+        with self._local():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary_beside(path) as temporary:
+                with temporary.open("wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(temporary, path)
+
+    def upload(self, file: Path, name: str) -> None:
+        """Copy the local ``file`` to ``name``; a large one in parts, which become visible together."""
+        if self.remote:
+            self._ask(lambda: self._client.upload_file(str(file), self.bucket, self._key(name)))
+            return
+        path = self._path(name)
+        with self._local():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _temporary_beside(path) as temporary:
+                shutil.copyfile(file, temporary)
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(temporary, path)
+
+    def delete(self, name: str) -> None:
+        """Remove the file ``name``; no error where there is none."""
+        if self.remote:
+            self._ask(lambda: self._client.delete_object(Bucket=self.bucket, Key=self._key(name)))
+            return
+        with self._local():
+            self._path(name).unlink(missing_ok=True)
+
+    # Checks
+
+    def check_readable(self) -> None:
+        """Fail now, within seconds, if the place cannot be listed."""
+        if not self.remote:
+            if not self.folder.is_dir():
+                raise OutsideError(f"there is no folder {self.folder}: correct the path")
+            with self._local():
+                os.listdir(self.folder)
+            return
+        self._ask(lambda: self._client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1), attempts=2)
+
+    def check_writable(self) -> None:
+        """Fail now, within seconds, if nothing can be written there; leaves nothing behind (a folder is created)."""
+        if self.remote:
+            self.check_readable()
+        probe = f".writable-{uuid.uuid4().hex}"
+        self.write_bytes(probe, b"")
+        self.delete(probe)
+
+    # Inside
+
+    @property
+    def _client(self) -> Any:
+        with self._lock:
+            if self._opened is None:
+                self._opened = _open_client()
+            return self._opened
+
+    def _key(self, name: str) -> str:
+        return f"{self.prefix}/{_safe(name)}" if self.prefix else _safe(name)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / _safe(name)
+
+    @contextmanager
+    def _local(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise OutsideError(f"there is no file {error.filename}") from error
+        except OSError as error:
+            place = error.filename or self.url
+            raise OutsideError(f"cannot use {place}: {error.strerror or error}; choose a place you may write to") from error
+
+    def _ask(self, call: Callable[[], R], attempts: int = ATTEMPTS) -> R:
+        """Call the server; try again what may pass, and turn what will not into one line."""
+        from boto3.exceptions import Boto3Error, S3UploadFailedError
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        for attempt in range(attempts):
+            try:
+                return call()
+            except (BotoCoreError, ClientError, Boto3Error) as caught:
+                # upload_file wraps what went wrong in an error of its own.
+                wrapped = isinstance(caught, S3UploadFailedError) and isinstance(caught.__context__, ClientError)
+                error = caught.__context__ if wrapped else caught
+                assert isinstance(error, Exception)
+                if attempt + 1 == attempts or not _may_pass(error):
+                    raise OutsideError(self._explain(error)) from error
+                time.sleep(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.5))
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _explain(self, error: Exception) -> str:
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+        if isinstance(error, NoCredentialsError | PartialCredentialsError):
+            return f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        if isinstance(error, ClientError):
+            code = _code(error)
+            if code in ("NoSuchBucket", "404"):
+                return f"there is no bucket {self.bucket!r} (for {self.url}): create it, or correct the name"
+            if code in MISSING:
+                return f"there is no such file in {self.url}"
+            if code in BAD_KEY:
+                return f"the server refuses the access key for {self.url} ({code}): correct the AWS credentials"
+            if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
+                return f"the access key has no permission for {self.url}: ask for reading and writing this bucket"
+        if isinstance(error, BotoCoreError) and _may_pass(error):
+            server = self._opened.meta.endpoint_url if self._opened is not None else "the server"
+            return f"{server} does not answer (for {self.url}): start it, or correct AWS_ENDPOINT_URL"
+        return f"cannot use {self.url}: {' '.join(str(error).split())[:300]}"
+
+
+class Cache:
+    """Local copies of the files of one place, fetched once per machine, checked, and bounded in size."""
+
+    def __init__(self, url: str, folder: Path, limit: int = 50 << 30) -> None:
+        """``folder`` is shared by processes and places; ``limit``: bytes it may hold before the oldest files go."""
+        self.storage, self.folder, self.limit = Storage(url), folder, limit
+
+    def fetch(self, name: str, sha256: str | None = None) -> Path:
+        """A local path with the bytes of ``name``; those of a remote place are compared with ``sha256`` once.
+
+        Files of a folder are not copied. A file that does not have its sha256 is fetched once more, then OutsideError.
+        """
+        if not self.storage.remote:
+            path = self.storage._path(name)
+            if not path.is_file():
+                raise OutsideError(f"there is no file {path}: prepare the data again")
+            return path
+        # The sum is part of the place: data prepared anew under the same URL is never mistaken for the old.
+        key = hashlib.sha256(f"{self.storage.url}\n{sha256}".encode()).hexdigest()[:16]
+        target = self.folder / key / _safe(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{target}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # workers of one machine fetch a file once
+            if not target.is_file():
+                self._download(name, target, sha256)
+                self._evict(keep=target)
+        os.utime(target)
+        return target
+
+    def _download(self, name: str, target: Path, sha256: str | None) -> None:
+        with _temporary_beside(target) as temporary:
+            for _ in range(2):
+                self.storage.download(name, temporary)
+                if sha256 is None or sha256_of(temporary) == sha256:
+                    os.replace(temporary, target)
+                    return
+        raise OutsideError(f"{self.storage.join(name)} is damaged: its sha256 is not the one in the index; prepare it again")
+
+    def _evict(self, keep: Path) -> None:
+        """Remove the files not used for longest. An unlinked file stays readable for those who have it open."""
+        files = [(p.stat().st_mtime, p.stat().st_size, p) for p in self.folder.rglob("*") if _is_entry(p)]
+        total, now = sum(size for _, size, _ in files), time.time()
+        for used, size, path in sorted(files):
+            if total <= self.limit or used > now - SPARED_S:
+                return
+            if path != keep:
+                path.unlink(missing_ok=True)
+                total -= size
+
+
+def _is_entry(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".lock" and not path.name.startswith(".")
+
+
+def _safe(name: str) -> str:
+    """``name``, refused where it would lead out of the place."""
+    if not name or name.startswith("/") or ".." in PurePosixPath(name).parts:
+        raise OutsideError(f"{name!r} is not a name inside a place: it must be relative, without '..'")
+    return name
+
+
+@contextmanager
+def _temporary_beside(file: Path) -> Iterator[Path]:
+    """A new name in the folder of ``file``, hidden, gone at the end unless it was moved."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    os.close(handle)
+    os.chmod(name, 0o644)
+    temporary = Path(name)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a moment later."""
+    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return _code(error) in TRANSIENT or status >= 500
+    return isinstance(error, HTTPClientError | IncompleteReadError)
+
+
+def _open_client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    own_server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"total_max_attempts": 1},  # `Storage._ask` tries again, also when the body of an answer breaks off
+        max_pool_connections=32,
+        # Servers that are not Amazon's rarely have one host name per bucket.
+        s3={"addressing_style": "path"} if own_server else {},
+    )
+    return boto3.session.Session().client("s3", config=config)
