@@ -1,0 +1,116 @@
+"""Batch normalization shared by two ranks is that of one process with all the samples.
+
+Legend of shape suffixes: B samples, C channels, H height, W width.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from components.networks.norm import BatchNorm2d, set_sync
+
+SLICES = ((0, 5), (5, 7))  # unequal: averaging the ranks' means would be wrong
+CHANNELS = 6
+
+
+def case(name: str) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """A network, its 7 images, and the factors that make its loss depend on every output differently."""
+    torch.manual_seed(3)
+    norm: dict[str, BatchNorm2d] = {
+        "affine": BatchNorm2d(CHANNELS),
+        "plain": BatchNorm2d(CHANNELS, affine=False),
+        "average": BatchNorm2d(CHANNELS, momentum=None),
+        "channels_last": BatchNorm2d(CHANNELS),
+        "bf16": BatchNorm2d(CHANNELS),
+    }
+    network = nn.Sequential(
+        nn.Conv2d(3, CHANNELS, 3, bias=False),
+        norm[name],
+        nn.ReLU(inplace=True),
+        nn.Conv2d(CHANNELS, 2, 1, bias=False),
+        BatchNorm2d(2),
+    )
+    for part in network:
+        if isinstance(part, BatchNorm2d) and part.affine:
+            nn.init.uniform_(part.weight, 0.5, 2)
+            nn.init.normal_(part.bias)
+    images_BCHW = torch.randn(7, 3, 8, 8) * torch.tensor([1.0, 3.0, 0.2]).view(3, 1, 1)
+    images_BCHW += torch.arange(7.0).view(7, 1, 1, 1)  # the samples differ in their means: so do the slices
+    if name == "channels_last":
+        images_BCHW = images_BCHW.contiguous(memory_format=torch.channels_last)
+    return network, images_BCHW, torch.randn(7, 2, 6, 6)
+
+
+def run(name: str, start: int, stop: int) -> dict[str, Tensor]:
+    """Two training steps without an optimizer and one evaluation, on the samples from ``start`` to ``stop``."""
+    network, images_BCHW, factors_BCHW = case(name)
+    set_sync(network, True)
+    x_BCHW = images_BCHW[start:stop].clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=name == "bf16"):
+        network(x_BCHW.detach() * 2 + 1)
+        y_BCHW = network(x_BCHW)
+    (y_BCHW.float() * factors_BCHW[start:stop]).square().sum().backward()
+    found = {"output": y_BCHW.detach(), "input gradient": x_BCHW.grad}
+    found |= {f"gradient {key}": value.grad for key, value in network.named_parameters()}
+    found |= {f"buffer {key}": value.clone() for key, value in network.named_buffers()}
+    found["evaluated"] = network.eval()(x_BCHW).detach()
+    assert all(value is not None for value in found.values())
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def work(rank: int, folder: str, name: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.save(run(name, *SLICES[rank]), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def on_two_ranks(name: str, folder: Path) -> dict[str, Tensor]:
+    """What `run` finds on two ranks, put together: outputs side by side, gradients of parameters summed."""
+    mp.spawn(work, (str(folder), name), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for key in first:
+        if key.startswith("buffer"):
+            assert torch.equal(first[key], second[key]), f"{key} differs between the ranks"
+        elif key.startswith("gradient"):
+            first[key] = first[key] + second[key]
+        else:
+            first[key] = torch.cat([first[key], second[key]])
+    return dict(first)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", ["affine", "plain", "average", "channels_last", "bf16"])
+def test_two_ranks_equal_one_process(name: str, tmp_path: Path) -> None:
+    alone, together = run(name, 0, 7), on_two_ranks(name, tmp_path)
+    assert alone.keys() == together.keys()
+    for key, value in alone.items():
+        assert together[key].dtype == value.dtype
+        error = (together[key].float() - value.float()).norm() / value.float().norm()
+        # bf16 keeps 8 bits of every activation; the statistics, in float32, must not add to that.
+        limit = 2e-2 if name == "bf16" else 1e-6 if key.startswith(("output", "buffer", "evaluated")) else 1e-5
+        assert error <= limit, f"{key} is off by {error:.1e}"
+
+
+def test_one_process_is_torch() -> None:
+    """Without other ranks, and in evaluation, nothing differs from nn.BatchNorm2d: not a bit."""
+    torch.manual_seed(0)
+    x_BCHW = torch.randn(4, CHANNELS, 5, 5)
+    ours, theirs = BatchNorm2d(CHANNELS), nn.BatchNorm2d(CHANNELS)
+    set_sync(ours, True)
+    for mode in (True, False):
+        assert torch.equal(ours.train(mode)(x_BCHW), theirs.train(mode)(x_BCHW))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True))
+
+
+def test_set_sync_reaches_every_layer() -> None:
+    network = nn.Sequential(BatchNorm2d(2), nn.Sequential(BatchNorm2d(3)), nn.BatchNorm2d(4))
+    set_sync(network, True)
+    assert [part.sync for part in network.modules() if isinstance(part, BatchNorm2d)] == [True, True]
+    set_sync(network, False)
+    assert not any(part.sync for part in network.modules() if isinstance(part, BatchNorm2d))
