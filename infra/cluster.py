@@ -2,8 +2,8 @@
 
 import logging
 import os
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +29,51 @@ def shared_address(address: str | None = None) -> str | None:
     return None if address in (None, "", "local") else address
 
 
-def connect(address: str | None = None, cpus: int = 0, log_to_driver: bool = False) -> dict[str, float]:
+def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool = False) -> dict[str, float]:
     """Connect to Ray, once per process, and return the resources of the cluster.
 
-    ``address``, or RAY_ADDRESS (which `ray job submit` sets): that cluster. Otherwise a private instance starts on this
-    machine, without a dashboard, offering at least ``cpus`` logical CPUs. ``log_to_driver`` shows what workers print.
+    ``address``, or RAY_ADDRESS (which `ray job submit` sets): that cluster. Otherwise a private instance starts on
+    this machine, without a dashboard, with at least ``min_cpus`` logical CPUs. ``log_to_driver`` shows what workers
+    print.
     """
     if not ray.is_initialized():
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
         shared = shared_address(address)
-        options: dict[str, Any] = {"namespace": NAMESPACE, "log_to_driver": log_to_driver, "logging_level": logging.ERROR}
+        options: dict[str, Any] = {
+            "namespace": NAMESPACE,
+            "log_to_driver": log_to_driver,
+            "logging_level": logging.ERROR,
+        }
         try:
             with _importable():
                 if shared is None:
-                    _start_private(options, cpus)
+                    _start_private(options, min_cpus)
                 else:
                     _join(shared, options)
         except (ConnectionError, TimeoutError, RuntimeError) as error:
             where = f"the Ray cluster at {shared}" if shared else "a private Ray instance"
             said = (" ".join(str(error).split()) or type(error).__name__)[:200]
             raise OutsideError(f"cannot reach {where}: {said}; check RAY_ADDRESS and `ray status`") from error
-    return {key: float(value) for key, value in ray.cluster_resources().items()}
+    return resources()
 
 
-def _start_private(options: dict[str, Any], cpus: int) -> None:
+def cpus() -> int:
+    """Logical CPUs of the cluster that this process is connected to; at least 1."""
+    return max(1, int(resources().get("CPU", 1)))
+
+
+def resources() -> dict[str, float]:
+    """Everything the cluster has now: CPU, GPU, memory, ..."""
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return dict(found)
+
+
+def _start_private(options: dict[str, Any], min_cpus: int) -> None:
     cores = len(os.sched_getaffinity(0))
     ray.init(
         address="local",
-        num_cpus=max(cores, cpus),
+        num_cpus=max(cores, min_cpus),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         **options,
@@ -69,7 +85,10 @@ def _join(address: str, options: dict[str, Any]) -> None:
         raise OutsideError(f"{address}: jobs are submitted, `ray job submit --working-dir . -- genoise ...`")
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if not inside_job and (PROJECT / "pyproject.toml").is_file():  # run from a checkout: the workers need the code too
-        options["runtime_env"] = {"working_dir": str(PROJECT), "excludes": [".venv", ".git", ".genoise", "tests", "docs"]}
+        options["runtime_env"] = {
+            "working_dir": str(PROJECT),
+            "excludes": [".venv", ".git", ".genoise", "tests", "docs"],
+        }
     ray.init(address=address, **options)
 
 

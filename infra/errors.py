@@ -2,4 +2,4 @@
 
 
 class OutsideError(Exception):
-    """A server, bucket, disk or cluster does not do what is needed. The message is one line: what, where, what to try."""
+    """A server, bucket, disk or cluster does not do its part. The message is one line: what, where, what to try."""

@@ -221,7 +221,9 @@ class Storage:
             raise OutsideError(f"there is no file {error.filename}") from error
         except OSError as error:
             place = error.filename or self.url
-            raise OutsideError(f"cannot use {place}: {error.strerror or error}; choose a place you may write to") from error
+            raise OutsideError(
+                f"cannot use {place}: {error.strerror or error}; choose a place you may write to"
+            ) from error
 
     def _ask(self, call: Callable[[], R], attempts: int = ATTEMPTS) -> R:
         """Call the server; try again what may pass, and turn what will not into one line."""
@@ -298,7 +300,9 @@ class Cache:
                 if sha256 is None or sha256_of(temporary) == sha256:
                     os.replace(temporary, target)
                     return
-        raise OutsideError(f"{self.storage.join(name)} is damaged: its sha256 is not the one in the index; prepare it again")
+        raise OutsideError(
+            f"{self.storage.join(name)} is damaged: its sha256 is not the one in the index; prepare it again"
+        )
 
     def _evict(self, keep: Path) -> None:
         """Remove the files not used for longest. An unlinked file stays readable for those who have it open."""

@@ -145,6 +145,10 @@ class Tracker:
         """Fail now, within seconds, if the tracking server cannot be used."""
         _ = self.experiment_id
 
+    def exists(self) -> bool:
+        """False where the store is a database file that nobody has created yet."""
+        return not self.uri.startswith("sqlite:///") or Path(self.uri.removeprefix("sqlite:///")).is_file()
+
     def _find_or_create_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
 
@@ -215,10 +219,10 @@ class Tracker:
         """The newest finished run of a step's fingerprint."""
         return next(iter(self.search({FINGERPRINT: fingerprint}, "FINISHED", 1)), None)
 
-    def find_unfinished(self, fingerprint: str) -> RunInfo | None:
-        """The newest run of a step's fingerprint that was cut off: still RUNNING, or KILLED."""
-        found = [run for s in ("RUNNING", "KILLED") for run in self.search({FINGERPRINT: fingerprint}, s, 1)]
-        return max(found, key=lambda run: run.started, default=None)
+    def unfinished(self, fingerprint: str) -> list[RunInfo]:
+        """Runs of a step's fingerprint that were cut off, still RUNNING or KILLED, newest first."""
+        found = [run for s in ("RUNNING", "KILLED") for run in self.search({FINGERPRINT: fingerprint}, s, 10)]
+        return sorted(found, key=lambda run: run.started, reverse=True)
 
     # Values
 
@@ -306,6 +310,12 @@ class Tracker:
         """Fetch an artifact file or folder into the folder ``to``; returns where it lies."""
         to.mkdir(parents=True, exist_ok=True)
         return Path(self.client.download_artifacts(run_id, path, str(to)))
+
+    @_readable
+    def read_text(self, run_id: str, file: str) -> str:
+        """The text of the artifact ``file``."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.download_artifacts(run_id, file, Path(folder)).read_text()
 
     # Encoders
 
@@ -470,7 +480,13 @@ def _clip(tags: Mapping[str, str]) -> dict[str, str]:
 def _run_info(run: Any) -> RunInfo:
     info, data = run.info, run.data
     return RunInfo(
-        info.run_id, info.run_name, info.status, dict(data.tags), dict(data.params), dict(data.metrics), info.start_time / 1000
+        info.run_id,
+        info.run_name,
+        info.status,
+        dict(data.tags),
+        dict(data.params),
+        dict(data.metrics),
+        info.start_time / 1000,
     )
 
 
@@ -515,7 +531,9 @@ def _open_client(uri: str) -> "MlflowClient":
             client.search_experiments(max_results=1)
             return client
     except OSError as error:
-        raise OutsideError(f"cannot write the tracking database {database}: {error.strerror}; choose another --home") from error
+        raise OutsideError(
+            f"cannot write the tracking database {database}: {error.strerror}; choose another --home"
+        ) from error
 
 
 def _check_answers(uri: str) -> None:
