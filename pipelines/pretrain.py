@@ -9,6 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,23 @@ from torch import Tensor
 
 from components.config import Recipe
 from components.data.loader import Loaded, Loader
-from components.data.order import Order, Plan
-from components.draws import Draws
+from components.data.order import Order, Plan, check_divisible
 from components.engine import Engine, Intervals, fit
 from components.errors import Diverged, UserError
-from components.networks.encoder import Encoder, save_encoder
+from components.networks.encoder import Encoder, build_encoder, save_encoder
 from components.parallel import World
-from components.tasks.base import Batch, Task, build_task, resolve_weights
+from components.tasks.base import Batch, Task, build_task, get_task, resolve_weights
 from components.transfer.probe import quick_score
-from pipelines.prepare import open_split
+from infra.cluster import connect
+from pipelines import steps
+from pipelines.prepare import open_split, prepare_step
+from pipelines.recipes import write_recipe
 from pipelines.recorder import Recorder
+from pipelines.session import Session
+from pipelines.steps import Planned, Step
+from pipelines.workflow import StepResult, StepRun
 
+Value = dict[str, Any]
 VERSION = 1
 PICTURES = 8  # samples shown in a picture
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
@@ -122,8 +129,6 @@ class WorkerHooks:
 
 def build_like(encoder: Encoder, state: dict[str, Tensor] | None) -> Encoder:
     """A copy of ``encoder`` with the weights of ``state`` (its own where there is none), apart from its task."""
-    from components.networks.encoder import build_encoder
-
     copy = build_encoder(encoder.config)
     copy.load_state_dict(encoder.state_dict() if state is None else state)
     return copy
@@ -181,9 +186,6 @@ def train_worker(job: dict[str, Any]) -> None:
         first = data.get(np.arange(min(task.initial_samples, len(data))))
         engine.initialize(first)
 
-    if plan.steps == 0:  # a baseline: there is nothing to train, and the encoder is the result
-        hooks.checkpoint(0, engine)
-        return
     if engine.step == plan.steps:
         return
     loader = Loader(data, Order(data.shard_sizes, training.seed), plan, world.rank, world.size)
@@ -198,3 +200,144 @@ def train_worker(job: dict[str, Any]) -> None:
         ray.train.report({"diverged": str(error), "step": engine.step})
     finally:
         batches.close()
+
+
+def pretrain(recipe: Recipe, session: Session) -> StepResult:
+    """Train a recipe and keep its encoder; see `pretrain_step` for what the result holds."""
+    return steps.run([pretrain_step(recipe)], session, f"pretrain {recipe.name}")[0]
+
+
+def plan(recipe: Recipe, session: Session) -> list[Planned]:
+    """The steps that `pretrain` would run or reuse."""
+    return steps.plan([pretrain_step(recipe)], session)
+
+
+# Keys of the training that change how a result is reached, not what it is: a run that was cut off may be continued
+# with others, on another number of workers for example.
+HOW = {"workers", "cpus", "micro_batches", "log_every", "sample_every", "checkpoint_every", "record_ids", "max_failures"}
+
+
+def pretrain_step(recipe: Recipe) -> Step:
+    """The step that trains a recipe on the shards of its data.
+
+    Its value: ``encoder`` (URI of the best encoder), ``model_id`` in the tracker, ``probes`` (step, score), ``step`` of
+    the best, ``seconds``. Raises UserError where the data does not fit the task, Diverged where training broke down.
+    """
+    what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
+    players = get_task(recipe.task).players
+    training = {key: value for key, value in what["training"].items() if key not in HOW}
+    what["training"] = training if players else {"seed": recipe.training.seed}
+    what["size"] = recipe.data.size
+    return Step(
+        name="pretrain",
+        label=f"pretrain {recipe.name}, seed {recipe.training.seed}",
+        version=VERSION,
+        config=what,
+        body=lambda run, inputs: _train(recipe, inputs[0], run),
+        inputs=(prepare_step(recipe.data),),
+        cores=recipe.training.workers * recipe.training.cpus if players else 1,
+        params=recipe.model_dump(mode="json"),
+    )
+
+
+def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
+    """The body of the step: train, then store the encoder as a model of the run."""
+    session, training = run.workflow.session, recipe.training
+    task = make_task(recipe, prepared.value["classes"])
+    order = Plan(prepared.value["samples"]["train"], training.batch, training.epochs if task.players else 0)
+    check_divisible(order, training.workers, training.micro_batches)
+    weights = resolve_weights(task, recipe.weights)
+    run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": order.steps})
+    run.tracker.log_text(run.run_id, write_recipe(recipe), "recipe.yaml")
+    job = {
+        "recipe": recipe.model_dump(mode="json"),
+        "url": prepared.value["url"],
+        "classes": prepared.value["classes"],
+        "size": recipe.data.size,
+        "cache": str(session.folder("cache")),
+        "run_id": run.run_id,
+        "run_folder": str(run.folder),
+        "recorder": run.recorder,
+    }
+    began = time.perf_counter()
+    with _trained(recipe, job, run) if task.players else _untrained(job) as folder:
+        probes = json.loads((folder / "probes.json").read_text())
+        best = max(probes, key=lambda probe: probe["score"]) if probes else {"step": 0, "score": None}
+        model_id = run.tracker.log_encoder(
+            run.run_id,
+            folder / "encoder",
+            step=best["step"],
+            params={"recipe": recipe.name, "task": recipe.task, "weights": weights, "seed": training.seed},
+            tags={"recipe": recipe.name},
+        )
+    return {
+        "encoder": f"runs:/{run.run_id}/encoder",
+        "model_id": model_id,
+        "probes": probes,
+        "step": best["step"],
+        "steps": order.steps,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+@contextmanager
+def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun) -> Iterator[Path]:
+    """The files of the last checkpoint, after Ray Train has run to the end."""
+    result = _trainer(recipe, job, run).fit()
+    if "diverged" in (result.metrics or {}):
+        raise Diverged(result.metrics["diverged"])
+    with result.checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _untrained(job: dict[str, Any]) -> Iterator[Path]:
+    """The same files for a baseline, which has nothing to train; made in a Ray task, for it may look at data."""
+    files: dict[str, bytes] = ray.get(_initialized.remote({**job, "recorder": None}))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        yield Path(folder)
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _initialized(job: dict[str, Any]) -> dict[str, bytes]:
+    torch.set_num_threads(1)
+    recipe = Recipe.model_validate(job["recipe"])
+    task = make_task(recipe, job["classes"])
+    engine = Engine(task, recipe.training, {}, steps=0)
+    if task.initial_samples:
+        data = open_split(job, "train", task.needs)
+        engine.initialize(data.get(np.arange(min(task.initial_samples, len(data)))))
+    with tempfile.TemporaryDirectory() as folder:
+        save_encoder(engine.encoder(), Path(folder) / "encoder")
+        files = {f"encoder/{path.name}": path.read_bytes() for path in Path(folder, "encoder").iterdir()}
+    return {"probes.json": b"[]", **files}
+
+
+def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
+    """Ray Train around `train_worker`. The same step has the same name and place, and so continues where it was."""
+    training = recipe.training
+    resources = connect(run.workflow.session.address, cpus=training.workers * training.cpus)
+    gpu = resources.get("GPU", 0.0) > 0
+    if resources.get("GPU" if gpu else "CPU", 0.0) < training.workers * (1 if gpu else training.cpus):
+        raise UserError(
+            f"training.workers={training.workers} needs {training.workers * training.cpus} CPUs and the cluster has "
+            f"{resources.get('CPU', 0):g}: use fewer workers or a larger cluster"
+        )
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus} | ({"GPU": 1} if gpu else {})
+        ),
+        run_config=ray.train.RunConfig(
+            name=run.folder.name,
+            storage_path=str(run.folder.parent),
+            failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        ),
+    )

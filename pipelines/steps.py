@@ -1,0 +1,164 @@
+"""Steps as data: what is to be run, from what; and the one function that runs them.
+
+prepare, pretrain and transfer each turn a piece of configuration into a `Step`; the steps that a step consumes hang on
+it. So a dry run and a run look at the same thing, equal steps are one step, and independent ones run side by side.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from infra.tracking import open_tracker
+from pipelines import terminal
+from pipelines.recorder import Progress
+from pipelines.session import Session
+from pipelines.workflow import StepResult, StepRun, Workflow, fingerprint_of
+
+Value = dict[str, Any]
+Body = Callable[[StepRun, tuple[StepResult, ...]], Value]
+Report = Callable[[Workflow, list[StepResult]], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One unit of work. ``config`` and the fingerprints of ``inputs`` are all that its result depends on."""
+
+    name: str
+    label: str  # for people
+    version: int
+    config: Value
+    body: Body
+    inputs: tuple["Step", ...] = ()
+    cores: int = 1  # CPUs, or GPUs where there are any, that it keeps busy
+    params: Value = field(default_factory=dict)  # what the tracker shows of it; ``config`` where empty
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for every step that must have the same result."""
+        return fingerprint_of(self.name, self.version, self.config, [step.fingerprint for step in self.inputs])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step as a dry run shows it."""
+
+    name: str
+    label: str
+    fingerprint: str
+    reused: bool
+
+
+def in_order(steps: Sequence[Step]) -> list[Step]:
+    """The steps and all that they consume, each once, inputs first."""
+    found: dict[str, Step] = {}
+
+    def add(step: Step) -> None:
+        for other in step.inputs:
+            add(other)
+        found.setdefault(step.fingerprint, step)
+
+    for step in steps:
+        add(step)
+    return list(found.values())
+
+
+def plan(steps: Sequence[Step], session: Session) -> list[Planned]:
+    """What `run` would do. Nothing is written, not even a database."""
+    tracker = open_tracker(session.home, session.tracking_uri)
+    known = tracker.exists()
+    return [
+        Planned(step.name, step.label, step.fingerprint, known and tracker.find_finished(step.fingerprint) is not None)
+        for step in in_order(steps)
+    ]
+
+
+def run(steps: Sequence[Step], session: Session, name: str, report: Report | None = None) -> list[StepResult]:
+    """Run what is not finished, side by side where the cores allow it; results in the order of ``steps``.
+
+    ``report`` is called with the workflow and the results before the workflow ends, to add to its run. When a step
+    fails, those that do not need it are finished first; then its error is raised.
+    """
+    with (
+        terminal.Watch(session.quiet) as watch,
+        Workflow(name, session, say=watch.say, watch=_shown_by(watch)) as workflow,
+    ):
+        futures = _submit(in_order(steps), workflow, watch)
+        results = [futures[step.fingerprint].result() for step in steps]
+        if report:
+            report(workflow, results)
+        return results
+
+
+def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) -> dict[str, Future[StepResult]]:
+    """Run the steps, inputs first in ``ordered``; returns when all have ended, well or not."""
+    cores = Cores(workflow.session)
+    futures: dict[str, Future[StepResult]] = {}
+
+    def execute(step: Step) -> StepResult:
+        inputs = tuple(futures[other.fingerprint].result() for other in step.inputs)
+
+        def body(run: StepRun) -> Value:
+            with cores.lend(step.cores):
+                return step.body(run, inputs)
+
+        result = workflow.step(
+            step.name, step.version, step.config, body, inputs, step.label, step.params or step.config
+        )
+        watch.update(result.run_id, step.label, 1, 1, "reused" if result.reused else "done")
+        return result
+
+    pool = ThreadPoolExecutor(len(ordered), thread_name_prefix="step")
+    try:
+        for step in ordered:
+            futures[step.fingerprint] = pool.submit(execute, step)
+        for future in futures.values():
+            future.exception()
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        _stop_ray()  # whoever waits for a worker stops waiting, and marks its run
+        raise
+    finally:
+        pool.shutdown()
+    return futures
+
+
+def _shown_by(watch: terminal.Watch) -> Callable[[str, str, Progress], None]:
+    return lambda run_id, label, progress: watch.update(run_id, label, progress.done, progress.total, progress.text)
+
+
+def _stop_ray() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+class Cores:
+    """The CPUs, or GPUs, of the cluster, lent to steps: none waits inside Ray while others hold a part of its share."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._all = self._free = 0.0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def lend(self, count: int) -> Iterator[None]:
+        """Wait for ``count`` of them, or for all there are. Connects to Ray, which the first step to get here needs."""
+        with self._changed:
+            if not self._all:
+                from infra.cluster import connect
+
+                resources = connect(self._session.address, cpus=count)
+                self._all = self._free = resources.get("GPU") or resources["CPU"]
+            taken = min(float(count), self._all)
+            self._changed.wait_for(lambda: self._free >= taken)
+            self._free -= taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()

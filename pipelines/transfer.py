@@ -1,0 +1,128 @@
+"""encoder -> scores: a benchmark's fixed protocol, run as one Ray task."""
+
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from components.config import DataConfig, ProbeConfig, Recipe
+from components.errors import UserError
+from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
+from components.tasks.base import get_task
+from components.transfer.protocol import run_benchmark
+from infra.cluster import connect
+from infra.storage import sha256_of
+from infra.tracking import open_tracker
+from pipelines import steps
+from pipelines.prepare import open_split, prepare_step
+from pipelines.pretrain import pretrain_step
+from pipelines.session import Session
+from pipelines.steps import Planned, Step
+from pipelines.workflow import StepResult, StepRun
+
+VERSION = 1
+Value = dict[str, Any]
+_REGISTERING = threading.Lock()  # steps run side by side, and the best is found by comparing
+
+
+def transfer(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> StepResult:
+    """Score an encoder: a folder, ``s3://``, ``models:/NAME@best`` or ``runs:/ID/encoder``.
+
+    Raises UserError for data without labels, OutsideError for an encoder that is not there.
+    """
+    return steps.run([_external_step(encoder, benchmark, data, session)], session, "transfer")[0]
+
+
+def plan(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> list[Planned]:
+    """The steps that `transfer` would run or reuse."""
+    return steps.plan([_external_step(encoder, benchmark, data, session)], session)
+
+
+def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
+    """The step that scores a recipe's encoder on a benchmark.
+
+    Its value is the score (`components.transfer.protocol.Score`) as JSON; it is logged at the encoder's model too.
+    """
+    trained, data = pretrain_step(recipe), prepare_step(recipe.data)
+
+    def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
+        value = _score(run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size)
+        return value | _publish(run, inputs[0], recipe, benchmark, value)
+
+    return Step(
+        name="transfer",
+        label=f"{benchmark.name}: {recipe.name}, seed {recipe.training.seed}",
+        version=VERSION,
+        config={"benchmark": benchmark.model_dump(mode="json"), "size": recipe.data.size},
+        body=body,
+        inputs=(trained, data),
+    )
+
+
+def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step:
+    """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
+    folder = open_tracker(session.home, session.tracking_uri).fetch_encoder(encoder, session.folder("cache"))
+    load_encoder(folder)  # says now, in one line, if it is not one
+    digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    return Step(
+        name="transfer",
+        label=f"{benchmark.name}: {encoder}",
+        version=VERSION,
+        config={"benchmark": benchmark.model_dump(mode="json"), "size": data.size, "encoder": digests},
+        body=lambda run, inputs: _score(run, inputs[-1], str(folder), benchmark, data.size),
+        inputs=(prepare_step(data),),
+        params={"encoder": encoder, "benchmark": benchmark.model_dump(mode="json")},
+    )
+
+
+def _score(run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeConfig, size: int) -> Value:
+    """Run the benchmark where there is a free core or GPU; store the protocol beside the score."""
+    if not prepared.value["classes"]:
+        raise UserError(f"benchmark {benchmark.name!r} needs labels, and the data has none: use a labelled source")
+    session = run.workflow.session
+    gpus = connect(session.address).get("GPU", 0.0)
+    folder = run.tracker.fetch_encoder(encoder, session.folder("cache"))
+    files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    data = {"url": prepared.value["url"], "size": size, "cache": str(session.folder("cache"))}
+    task = _run.options(num_cpus=1, num_gpus=1 if gpus else 0)
+    value: Value = ray.get(task.remote(files, data, benchmark.model_dump()))
+    run.tracker.log_dict(run.run_id, value, "score.json")
+    run.log_metrics(_metrics(value))
+    return value
+
+
+@ray.remote(max_retries=3)
+def _run(files: dict[str, bytes], data: dict[str, Any], benchmark: dict[str, Any]) -> Value:
+    """Load the encoder, run the benchmark, return the score as JSON."""
+    if not torch.cuda.is_available():
+        torch.set_num_threads(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        encoder = load_encoder(folder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    splits = {split: open_split(data, split, ("image", "label")) for split in ("train", "val", "test")}
+    score = run_benchmark(ProbeConfig.model_validate(benchmark), encoder, splits, device)
+    return score.model_dump(mode="json")
+
+
+def _metrics(value: Value) -> dict[str, float]:
+    layers = {f"val/{layer}": top1 for layer, top1 in value["layers"].items()}
+    return {"val/top1": value["val"], **({"test/top1": value["test"]} if value["test"] is not None else {}), **layers}
+
+
+def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value) -> Value:
+    """Put the score on the encoder's model; register what was learned without labels: the alias `best` is the highest."""
+    model_id = trained.value["model_id"]
+    scores = {f"{benchmark.name}/{key}": number for key, number in _metrics(value).items()}
+    run.tracker.log_metrics(trained.run_id, scores, model_id=model_id)
+    task = get_task(recipe.task)
+    if not task.players or "label" in task.needs:
+        return {}
+    name = f"genoise-{recipe.data.source}"
+    with _REGISTERING:
+        version, _ = run.tracker.register_encoder(name, model_id, f"{benchmark.name}/val/top1", value["val"])
+    return {"model": f"models:/{name}/{version}"}
