@@ -34,7 +34,7 @@ def augment(batch: dict[str, Tensor], config: AugmentConfig, draws: Draws) -> di
 
 
 def _shift(maps: Tensor, shift_B2: Tensor) -> Tensor:
-    """Translate each (..., H, W) map by its own (down, right) pixels; borders are reflected (the edge is not repeated)."""
+    """Translate each (..., H, W) map by its own (down, right) pixels; borders are reflected (edges not repeated)."""
     height, width = maps.shape[-2:]
     rows_BH = _reflect(torch.arange(height, device=maps.device) - shift_B2[:, :1], height)
     columns_BW = _reflect(torch.arange(width, device=maps.device) - shift_B2[:, 1:], width)

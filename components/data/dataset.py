@@ -32,7 +32,7 @@ class ShardedDataset:
     """One split of a data set.
 
     Decoded samples with ids below what fits into ``cache_bytes`` stay in memory, so that later epochs do not decode
-    them. (Which ones stay does not matter: every epoch asks for each sample once, so no eviction rule beats a fixed set.)
+    them. (Which ones stay does not matter: every epoch asks for each sample once, so no rule beats a fixed set.)
 
     A sample that does not decode is replaced by the next one of its shard that does, and listed in ``replaced``; when
     more than the share ``max_replaced`` of the split is broken, `get` raises UserError. Safe to use from many threads.
@@ -48,7 +48,7 @@ class ShardedDataset:
         cache_bytes: int = CACHE_BYTES,
         max_replaced: float = 0.01,
     ) -> None:
-        """``fields``: among image, label, mask, edges. Raises UserError for a split or field that the data does not have."""
+        """``fields``: among image, label, mask, edges. Raises UserError for a split or field that is not there."""
         if split not in index.splits:
             raise unknown("split", split, index.splits)
         for field in fields:
@@ -76,8 +76,8 @@ class ShardedDataset:
     def get(self, ids: Int64) -> dict[str, Tensor]:
         """The samples ``ids`` (int64 (B,)) as CPU tensors, in that order.
 
-        image, edges: uint8 (B, 3, S, S), in channels-last memory; label: int64 (B,); mask: int64 (B, S, S). Raises UserError for a
-        shard that cannot be read, and when too many samples are broken.
+        image, edges: uint8 (B, 3, S, S), in channels-last memory; label: int64 (B,); mask: int64
+        (B, S, S). Raises UserError for a shard that cannot be read, and when too many samples are broken.
         """
         out = self._empty(len(ids))
         cached = ids < len(self._present)
@@ -95,7 +95,7 @@ class ShardedDataset:
         return {field: _to_tensor(field, values) for field, values in out.items()}
 
     def labels(self, ids: Int64 | None = None) -> Int64:
-        """Labels alone (int64), of ``ids`` or of all samples; no image is decoded. Raises UserError if there are none."""
+        """Labels alone (int64), of ``ids`` or of all samples; decodes no image. Raises UserError if there are none."""
         if "label" not in self._extensions:
             raise unknown("field of this data set", "label", [f for f in self._extensions if f in _DECODERS])
         ids = np.arange(len(self), dtype=np.int64) if ids is None else ids
@@ -167,7 +167,8 @@ class ShardedDataset:
             shard = Shard(self._fetch(entry.name))
             if len(shard) != entry.samples:
                 raise UserError(
-                    f"shard {shard.path} has {len(shard)} samples and the index says {entry.samples}: run `genoise prepare` again"
+                    f"shard {shard.path} has {len(shard)} samples and the index says {entry.samples}: "
+                    "run `genoise prepare` again"
                 )
             with self._lock:
                 self._shards[number] = shard

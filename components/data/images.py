@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 UInt8 = NDArray[np.uint8]
 Buffer = bytes | memoryview
@@ -112,7 +112,7 @@ def _reason(data: bytes, error: Exception) -> str:
         return "empty file"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more than {MAX_PIXELS // 10**6} million pixels"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image"
     return " ".join(str(error).split())[:120] or type(error).__name__
 
@@ -136,10 +136,14 @@ def decode(data: Buffer, size: int) -> UInt8:
 
 
 def decode_map(data: Buffer, size: int) -> UInt8:
-    """A single-channel PNG of labels -> uint8 (size, size): cropped like `decode`, nearest neighbour. Raises BrokenImage."""
+    """A single-channel PNG of labels -> uint8 (size, size): cropped like `decode`, nearest neighbour.
+
+    Raises BrokenImage.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(*image.size)
+        with Image.open(io.BytesIO(data)) as opened:
+            _check_size(*opened.size)
+            image: Image.Image = opened
             if image.mode not in ("L", "P", "1"):
                 raise BrokenImage(f"a map of labels must have one 8-bit channel, this has mode {image.mode}")
             if image.size != (size, size):
@@ -158,7 +162,8 @@ def decode_full(data: Buffer, least: int = 0) -> UInt8:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             _check_size(width, height)
             least = least if least and min(height, width) >= 2 * least else 0
-            return simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
+            rgb_HW3: UInt8 = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
+            return rgb_HW3
         plain = _decode_plain_png(data)
         if plain is not None:
             return plain
@@ -180,7 +185,8 @@ def _square(width: int, height: int) -> tuple[float, float, float, float]:
 
 def encode_jpeg(rgb_HW3: UInt8) -> bytes:
     """uint8 (H, W, 3) RGB -> JPEG of quality 95 without chroma subsampling."""
-    return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb_HW3), _JPEG_QUALITY, "RGB", "444")
+    encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb_HW3), _JPEG_QUALITY, "RGB", "444")
+    return encoded
 
 
 def encode_png(pixels: UInt8) -> bytes:

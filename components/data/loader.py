@@ -44,7 +44,7 @@ class Loader:
         threads: int = 2,
         prefetch: int = 4,
     ) -> None:
-        """``threads`` decode at a time, one batch each; at most ``prefetch`` batches are decoded or being decoded ahead."""
+        """``threads`` decode at a time, one batch each; at most ``prefetch`` batches are in memory ahead."""
         self.dataset, self.order, self.plan = dataset, order, plan
         self.rank, self.world = rank, world
         self.threads, self.prefetch = threads, max(prefetch, threads)

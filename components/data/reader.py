@@ -16,8 +16,8 @@ _ZEROS = bytes(_BLOCK)
 class Shard:
     """One WebDataset tar: consecutive members with the same name up to the first dot are one sample.
 
-    Plain, GNU and pax tars are read, whoever wrote them. Raises UserError, naming shard and member, for anything that is
-    not a whole tar of regular files with relative names: links, devices, ``..``, duplicates, truncation.
+    Plain, GNU and pax tars are read, whoever wrote them. Raises UserError, naming shard and member, for anything that
+    is not a whole tar of regular files with relative names: links, devices, ``..``, duplicates, truncation.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +48,7 @@ class Shard:
         return tuple(self._places)
 
     def member(self, sample: int, extensions: str) -> memoryview | None:
-        """The bytes of a sample's first member among ``extensions`` (separated by ``;``), or None. Nothing is copied."""
+        """The bytes of a sample's first member among ``extensions`` (separated by ``;``), or None; not a copy."""
         for extension in extensions.split(";"):
             offsets, sizes = self._places.get(extension, (None, None))
             if offsets is not None and sizes is not None and offsets[sample] >= 0:

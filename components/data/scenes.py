@@ -170,7 +170,7 @@ KINDS = (
     Kind("drop", _drop, 6, (6, 5, 7), 10, 2, 0.4),
 )
 CLASSES = tuple(kind.name for kind in KINDS)
-_TYPICAL = 0.6  # probability that colour, pattern or surroundings are the typical ones of the class
+_TYPICAL = 0.5  # probability that colour, pattern or surroundings are the typical ones of the class
 
 _SURROUNDINGS = np.array(  # sky at the top, sky at the horizon, ground at the horizon, ground in front
     [
@@ -290,7 +290,7 @@ def _axis(size: int) -> Float32:
 def _draw_lots(lots: _Lots, kind_BK: Int64, horizon_B: Float32) -> _Objects:
     K = MAX_OBJECTS
     exists_BK = lots.take(K) < np.array([1.0, 0.6, 0.45], np.float32)
-    main_B1 = lots.between(0.38, 0.6, 1)
+    main_B1 = lots.between(0.42, 0.62, 1)
     smaller_BK = lots.between(0.4, 0.62, K)
     smaller_BK[:, 0] = 1
     radius_BK = main_B1 * smaller_BK

@@ -123,8 +123,11 @@ def split_sizes(source: Source, config: DataConfig) -> dict[str, int]:
 
 
 def raw_indices(source: Source, config: DataConfig, plan: ShardPlan) -> tuple[str, list[int]]:
-    """(raw split, raw sample numbers) of a plan. Splits are shuffled once, by the seed, so that a folder sorted by class
-    becomes well mixed shards; a cut validation split is the first part of the shuffled training split."""
+    """(raw split, raw sample numbers) of a plan.
+
+    Splits are shuffled once, by the seed, so that a folder sorted by class becomes well mixed shards; a cut validation
+    split is the first part of the shuffled training split.
+    """
     cut = not source.splits.get("val")
     raw_split = "train" if cut and plan.split == "val" else plan.split
     total = source.splits[raw_split]
@@ -162,8 +165,11 @@ def build_shard(source: Source, config: DataConfig, plan: ShardPlan, folder: Pat
 
 
 def build_index(source: Source, config: DataConfig, results: Iterable[ShardResult]) -> Index:
-    """Merge the results of all plans, in any order. Raises UserError when more than ``config.max_skipped`` of the samples
-    were broken, naming the first ones, or when a split has none left."""
+    """Merge the results of all plans, in any order.
+
+    Raises UserError when more than ``config.max_skipped`` of the samples were broken, naming the first ones, or when a
+    split has none left.
+    """
     results = sorted(results, key=lambda r: (SPLITS.index(r.plan.split), r.plan.number))
     check_skipped(results, config.max_skipped)
     splits = {s: tuple(r.entry for r in results if r.plan.split == s and r.entry) for s in SPLITS}

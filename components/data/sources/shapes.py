@@ -30,7 +30,9 @@ class Shapes(Source):
 
     def __init__(self, config: DataConfig) -> None:
         if config.root is not None:
-            raise UserError("source 'shapes' draws its own images: leave data.root out, or name the source that reads it")
+            raise UserError(
+                "source 'shapes' draws its own images: leave data.root out, or name the source that reads it"
+            )
         if config.size < _SMALLEST:
             raise UserError(f"source 'shapes' needs images of at least {_SMALLEST} pixels: use --set data.size=32")
         self._seed, self._size = config.seed, config.size
