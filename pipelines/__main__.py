@@ -1,0 +1,356 @@
+"""The command line: `genoise ...`, or `python -m pipelines ...`. Each command parses, calls one function, and prints.
+
+Everything heavy is imported inside the commands, the pipelines only once the input is known to be good: help and
+complaints come at once. Bad input is one line on stderr and exit code 2; only the truly unexpected shows a traceback.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from components.errors import UserError
+from infra.errors import OutsideError
+from pipelines.session import Session
+
+if TYPE_CHECKING:
+    from components.config import Recipe
+
+# typer brings a click of its own and exports one of its errors; this is the base of them all.
+_UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON, the last of the output.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Overrule one key, such as training.epochs=2; may be repeated."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say which steps would run and which are reused; run nothing.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Home = Annotated[
+    Path,
+    typer.Option(
+        metavar="FOLDER", envvar="GENOISE_HOME", help="Folder for the database, shards, checkpoints and encoders."
+    ),
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URI",
+        envvar="MLFLOW_TRACKING_URI",
+        help="MLflow server, such as http://host:5000.",
+        show_default="a file in the home",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Ray cluster, such as auto or ray://host:10001.",
+        show_default="RAY_ADDRESS, else this machine",
+    ),
+]
+Source = Annotated[str | None, typer.Option(metavar="NAME", help="Where images come from.", show_default="shapes")]
+Root = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Folder or archive with the raw data.", show_default=False)
+]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="URL", help="Where the shards go: a folder or s3://bucket/prefix.", show_default="the home"
+    ),
+]
+Seeds = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Trainings per row, with seeds 0, 1, ...; from 2 on with an interval.")
+]
+
+HOME = Path(".genoise")
+
+app = typer.Typer(
+    name="genoise",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    help="""Pretrain image encoders by generative self-supervision, and score them by what they are for: transfer.
+
+    \b
+    Start here:
+      genoise demo                        the whole job on built-in scenes, in minutes
+      genoise recipes                     what can be pretrained
+      genoise tasks colorization          one task: its terms, weights and options
+      genoise COMMAND --help              examples for each command
+
+    Every finished step is an MLflow run and is reused: the same command again goes on where the last one ended.
+    """,
+)
+
+
+@app.command()
+def demo(
+    set_: Set = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    home: Home = HOME,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+) -> None:
+    """Run the whole job on the built-in scenes.
+
+    Makes shards, pretrains six recipes with two workers, scores them on a linear probe, and prints one table.
+
+    \b
+    Examples:
+      genoise demo
+      genoise demo --dry-run
+      genoise demo --set training.epochs=8
+    """
+    from pipelines.recipes import DEMO, DEMO_SETTINGS, load_recipes
+
+    session = Session(home, tracking_uri, address, dry_run, quiet)
+    _table(load_recipes(DEMO, [*DEMO_SETTINGS, *(set_ or [])]), 1, session, json_)
+
+
+@app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="shapes, cifar10, folder, ...")],
+    root: Root = None,
+    url: Url = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    home: Home = HOME,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+) -> None:
+    """Turn raw images into shards.
+
+    Images are checked, cleaned, split, and written in parallel; broken ones are skipped, counted and named.
+
+    \b
+    Examples:
+      genoise prepare shapes --to ./shards
+      genoise prepare folder --root ~/photos --to s3://bucket/photos --set data.size=64
+      genoise prepare cifar10 --root ./cifar-10-binary.tar.gz --to ./cifar10
+    """
+    from pipelines.recipes import load_places
+
+    data = load_places(source, root, url, overrides=set_ or []).data
+    from pipelines import prepare as pipeline
+    from pipelines import terminal
+
+    session = Session(home, tracking_uri, address, dry_run, quiet)
+    if dry_run:
+        terminal.show_plan(pipeline.plan(data, session), json_)
+    else:
+        terminal.show_step("prepared", pipeline.prepare(data, session), json_)
+
+
+@app.command()
+def pretrain(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a .yaml file.")],
+    set_: Set = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    home: Home = HOME,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+) -> None:
+    """Train one recipe and keep its encoder.
+
+    A training that was cut off goes on from its last checkpoint when the same command is given again.
+
+    \b
+    Examples:
+      genoise pretrain rotation
+      genoise pretrain colorization --set data.source=cifar10 --set data.root=./cifar-10-binary.tar.gz
+      genoise pretrain context_encoder --set weights.adversarial=0.01 --set training.workers=4 --address auto
+      genoise pretrain my/recipe.yaml --dry-run
+    """
+    from pipelines.recipes import load_recipes
+
+    (loaded,) = load_recipes([recipe], set_ or [])
+    from pipelines import pretrain as pipeline
+    from pipelines import terminal
+
+    session = Session(home, tracking_uri, address, dry_run, quiet)
+    if dry_run:
+        terminal.show_plan(pipeline.plan(loaded, session), json_)
+    else:
+        terminal.show_step("pretrained", pipeline.pretrain(loaded, session), json_)
+
+
+@app.command()
+def transfer(
+    encoder: Annotated[
+        str, typer.Option(metavar="URI", help="Encoder: a folder, or an MLflow URI as pretrain prints it.")
+    ],
+    benchmark: Annotated[str, typer.Option(metavar="NAME", help="Protocol to score it by.")] = "linear",
+    source: Source = None,
+    root: Root = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    home: Home = HOME,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+) -> None:
+    """Score an encoder on a benchmark.
+
+    Every layer is scored on the validation split, and the best one, once, on the test split.
+
+    \b
+    Examples:
+      genoise transfer --encoder models:/genoise@best --benchmark linear
+      genoise transfer --encoder ./encoder --benchmark linear --source cifar10 --root ./cifar-10-binary.tar.gz
+      genoise transfer --encoder ./encoder --benchmark linear --set benchmark.layers=[conv3,conv4]
+    """
+    from pipelines.recipes import load_places
+
+    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [])
+    from pipelines import terminal
+    from pipelines import transfer as pipeline
+
+    session = Session(home, tracking_uri, address, dry_run, quiet)
+    if dry_run:
+        terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session), json_)
+    else:
+        terminal.show_step("scored", pipeline.transfer(encoder, places.benchmark, places.data, session), json_)
+
+
+@app.command()
+def table(
+    recipes: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Names or .yaml files; none: every built-in one.")
+    ] = None,
+    seeds: Seeds = 1,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+    home: Home = HOME,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+) -> None:
+    """Pretrain and score several recipes in one table.
+
+    Random, rescaled and supervised encoders stand beside them, so that a score can be read.
+
+    \b
+    Examples:
+      genoise table
+      genoise table rotation my/recipe.yaml --seeds 3
+      genoise table --set data.source=cifar10 --set data.root=./cifar-10-binary.tar.gz --seeds 3
+    """
+    from pipelines.recipes import load_recipes
+    from pipelines.recipes import recipes as built_in
+
+    session = Session(home, tracking_uri, address, dry_run, quiet)
+    _table(load_recipes(recipes or built_in(), set_ or []), seeds, session, json_)
+
+
+@app.command()
+def tasks(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this task.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the pretext tasks.
+
+    Each with its terms, their published weights, search ranges and sources, and its options with their ranges.
+
+    \b
+    Examples:
+      genoise tasks
+      genoise tasks context_encoder
+    """
+    from components.tasks.base import all_tasks, get_task
+    from pipelines import terminal
+    from pipelines.describe import task_facts
+
+    chosen = [get_task(name)] if name else all_tasks().values()
+    facts = [task_facts(task) for task in chosen]
+    terminal.show_tasks(facts)
+    if json_:
+        terminal.last_line({"tasks": facts})
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this one with every key resolved.")] = None,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """List the recipes, or show one.
+
+    One recipe is shown as it would run, every default written out: a start for a file of your own.
+
+    \b
+    Examples:
+      genoise recipes
+      genoise recipes colorization > my.yaml
+      genoise recipes rotation --set training.epochs=8
+    """
+    from pipelines import terminal
+    from pipelines.recipes import load_recipe, load_recipes, write_recipe
+    from pipelines.recipes import recipes as built_in
+
+    if name:
+        (recipe,) = load_recipes([name], set_ or [])
+        terminal.text(write_recipe(recipe))
+        facts = recipe.model_dump(mode="json")
+    else:
+        loaded = [load_recipe(each, set_ or []) for each in built_in()]
+        rows = [{"recipe": each.name, "task": each.task, "summary": each.summary} for each in loaded]
+        terminal.show_rows(rows)
+        facts = {"recipes": rows}
+    if json_:
+        terminal.last_line(facts)
+
+
+def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool) -> None:
+    from pipelines import table as pipeline
+    from pipelines import terminal
+
+    if session.dry_run:
+        terminal.show_plan(pipeline.plan(recipes, seeds, session), json_)
+        return
+    result = pipeline.make_table(recipes, seeds, session)
+    terminal.show_rows(result.rows)
+    if json_:
+        terminal.text(result.to_json())
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code. Unexpected exceptions pass."""
+    from pipelines import terminal
+
+    try:
+        code = app(list(arguments) or ["--help"], prog_name="genoise", standalone_mode=False) or 0
+    except (UserError, OutsideError) as error:
+        # Ray hands over an error of a remote step inside its own, whose text is a traceback.
+        terminal.error(str(getattr(error, "cause", error)))
+        return 2
+    except _UsageError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "genoise"
+        terminal.error(f"{error.format_message()} Try: {command} --help")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        terminal.note("interrupted; finished steps stay finished, and the same command goes on from here")
+    return int(code)
+
+
+def main() -> NoReturn:
+    """The entry point of `genoise`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Facts about tasks and recipes as plain values: what the terminal shows and what ``--json`` prints."""
+
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from components.config import Config
+from components.tasks.base import Task
+
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def task_facts(task: type[Task]) -> dict[str, Any]:
+    """Name, summary, source, needed fields, players, terms (weight, search range, source) and options of a task."""
+    return {
+        "name": task.name,
+        "summary": task.summary,
+        "source": task.source,
+        "needs": list(task.needs),
+        "players": list(task.players),
+        "terms": {
+            name: {
+                "weight": term.weight,
+                "search": list(term.search),
+                "optional": term.optional,
+                "source": term.source,
+            }
+            for name, term in task.terms.items()
+        },
+        "options": option_facts(task.Options),
+    }
+
+
+def option_facts(options: type[Config]) -> dict[str, dict[str, Any]]:
+    """{option: type, range, default, description} of a configuration."""
+    return {
+        name: {
+            "type": _type_text(field),
+            "range": ", ".join(_bounds(field)),
+            "default": field.get_default(call_default_factory=True),
+            "description": field.description or "",
+        }
+        for name, field in options.model_fields.items()
+    }
+
+
+def _type_text(field: FieldInfo) -> str:
+    """The type as a recipe's author sees it: ``float | null``, ``classes | regression``."""
+    choices = get_args(field.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return " | ".join(choices)
+    if choices or field.annotation is None:
+        return str(field.annotation).replace("None", "null")
+    return field.annotation.__name__
+
+
+def _bounds(field: FieldInfo) -> list[str]:
+    """``>= 0``, ``< 1``; the bounds of ``float | None`` sit on the field as well."""
+    return [
+        f"{sign} {getattr(constraint, bound):g}"
+        for constraint in field.metadata
+        for bound, sign in _BOUNDS.items()
+        if getattr(constraint, bound, None) is not None
+    ]

@@ -1,0 +1,194 @@
+"""Recipes: short YAML files that name a row of the table. The built-in ones lie in the folder beside this file.
+
+A recipe may say ``extends: other`` (a built-in name, or a path from its own folder) and then states only what differs.
+"""
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.config import Config, DataConfig, OptimizerConfig, ProbeConfig, Recipe
+from components.errors import UserError, unknown
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")  # a number in YAML 1.2, a text in YAML 1.1
+BUILT_IN = Path(__file__).with_name("recipes")
+BASE = "base"  # what the built-in recipes share; not a recipe itself
+BENCHMARKS = {"linear": ProbeConfig()}
+LARGE_IMAGES = 96  # from this side on, an encoder starts as published; below, with a stem for small images
+
+DEMO = ("random", "rescaled", "rotation", "colorization", "context_encoder", "supervised")
+DEMO_SETTINGS = ("training.workers=2",)
+
+
+class Places(Config):
+    """What `genoise prepare` and `genoise transfer` can be told with ``--set``."""
+
+    data: DataConfig = DataConfig()
+    benchmark: ProbeConfig = ProbeConfig()
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number, as people mean it, and refuses a key that is there twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 (the table that PyYAML keeps on the class)
+        first: [*resolvers, ("tag:yaml.org,2002:float", _EXPONENT)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def recipes() -> tuple[str, ...]:
+    """The names of the built-in recipes."""
+    return tuple(sorted(path.stem for path in BUILT_IN.glob("*.yaml") if path.stem != BASE))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A built-in recipe by its name, or the recipe in a .yaml file, with ``key=value`` texts laid over it.
+
+    Keys are dotted (``training.epochs``), values are YAML. Raises UserError for an unknown recipe or key, and for a
+    value out of its range. What only the task can judge is left to `check_recipe`.
+    """
+    path = _find(name_or_path, Path(), recipes())
+    values = _overridden({"name": path.stem, **_read(path)}, overrides)
+    return _with_stem(Recipe.parse(values), values)
+
+
+def load_recipes(names_or_paths: Sequence[str], overrides: Sequence[str] = ()) -> list[Recipe]:
+    """Several recipes, each checked by its task; raises UserError, also where two have the same name."""
+    loaded: dict[str, Recipe] = {}
+    for name_or_path in names_or_paths:
+        recipe = load_recipe(name_or_path, overrides)
+        if recipe.name in loaded:
+            raise UserError(f"two recipes are called {recipe.name!r}: give one of them another `name`, or leave it out")
+        try:
+            loaded[recipe.name] = check_recipe(recipe)
+        except UserError as error:
+            where = f"recipe {recipe.name!r}: " if len(names_or_paths) > 1 else ""
+            raise UserError(f"{where}{error}") from None
+    return list(loaded.values())
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Ask the task what the recipe alone cannot know: options, terms, players, network, benchmarks; UserError.
+
+    Returns the recipe as it will run: a task without players trains nothing, whatever the recipe says.
+    """
+    from components.networks.encoder import build_encoder
+    from components.tasks.base import get_task, resolve_weights
+
+    task = get_task(recipe.task)
+    task.Options.parse(recipe.options, "options.")
+    resolve_weights(task, recipe.weights)
+    OptimizerConfig.parse(recipe.training.optimizer, "training.optimizer.")
+    for player, changes in recipe.training.players.items():
+        if player not in task.players:
+            raise unknown(f"player of task {task.name!r}:", player, task.players)
+        OptimizerConfig.parse(changes, f"training.players.{player}.")
+    build_encoder(recipe.encoder)
+    for benchmark in recipe.benchmarks:
+        load_benchmark(benchmark)
+    if task.players:
+        return recipe
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 0.0})})
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every key written out; `load_recipe` reads it back as the same recipe."""
+    values = recipe.model_dump(mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120).rstrip()
+
+
+def load_benchmark(name: str) -> ProbeConfig:
+    """The protocol called ``name``; raises UserError."""
+    if name not in BENCHMARKS:
+        raise unknown("benchmark", name, BENCHMARKS)
+    return BENCHMARKS[name]
+
+
+def load_places(
+    source: str | None = None,
+    root: str | None = None,
+    url: str | None = None,
+    benchmark: str = "linear",
+    overrides: Sequence[str] = (),
+) -> Places:
+    """Data and benchmark for commands that take no recipe; what is not given is what the built-in recipes share."""
+    given = {key: value for key, value in (("source", source), ("root", root), ("url", url)) if value is not None}
+    shared = _read(BUILT_IN / f"{BASE}.yaml").get("data", {})
+    values = {"data": {**shared, **given}, "benchmark": load_benchmark(benchmark).model_dump()}
+    return Places.parse(_overridden(values, overrides))
+
+
+def _find(name_or_path: str, folder: Path, names: Iterable[str]) -> Path:
+    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+        path = folder / name_or_path
+        if not path.is_file():
+            raise UserError(
+                f"no recipe file at {path}: give the path of a .yaml file, or one of {', '.join(recipes())}"
+            )
+        return path
+    if name_or_path not in names:
+        raise unknown("recipe", name_or_path, names)
+    return BUILT_IN / f"{name_or_path}.yaml"
+
+
+def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's values laid over those of the recipes that it extends."""
+    if path.resolve() in readers:
+        raise UserError(f"{path}: extends itself, by way of {', '.join(reader.name for reader in readers)}")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is `key: value` lines, such as `task: rotation`")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    inherited = _read(_find(str(parent), path.parent, (BASE, *recipes())), (*readers, path.resolve()))
+    own_to_each = {"name", "summary"}
+    return _merged({key: value for key, value in inherited.items() if key not in own_to_each}, values)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``: sections are merged key by key, everything else is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UserError(f"--set {text!r}: must be key=value, for example --set training.epochs=2")
+        try:
+            nested = yaml.load(value, _Loader)
+        except yaml.YAMLError:
+            raise UserError(f"--set {text!r}: the value is not valid YAML; put quotes around a text") from None
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        values = _merged(values, nested)
+    return values
+
+
+def _with_stem(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Choose the encoder's stem by the size of the images, unless the recipe says one."""
+    if "stem" in (values.get("encoder") or {}):
+        return recipe
+    stem = "small" if recipe.data.size < LARGE_IMAGES else "large"
+    return recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"stem": stem})})

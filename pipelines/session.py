@@ -1,0 +1,24 @@
+"""Where a command works: the home folder, the tracking server, the cluster, and how much it may do and say."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Session:
+    """The surroundings of one command; nothing in here changes a result."""
+
+    home: Path  # everything that is kept between commands lies below it
+    tracking_uri: str | None = None  # MLflow; None: a database in the home folder
+    address: str | None = None  # of a Ray cluster; None: the one in RAY_ADDRESS, else this machine
+    dry_run: bool = False  # say what would run, and run nothing
+    quiet: bool = False  # no progress
+
+    def folder(self, name: str) -> Path:
+        """The absolute folder called ``name`` in the home folder: data, runs, locks, cache or mlartifacts."""
+        return self.home.absolute() / name
+
+    @property
+    def tracking(self) -> str:
+        """The tracking server's address: the one that was asked for, or the database in the home folder."""
+        return self.tracking_uri or f"sqlite:///{self.folder('mlflow.db')}"

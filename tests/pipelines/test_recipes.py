@@ -1,0 +1,166 @@
+"""Recipes: the built-in ones build, files extend each other, and what is wrong is said in one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.errors import UserError
+from components.tasks.base import all_tasks, build_task, resolve_weights
+from pipelines.recipes import (
+    BUILT_IN,
+    DEMO,
+    DEMO_SETTINGS,
+    check_recipe,
+    load_benchmark,
+    load_places,
+    load_recipe,
+    load_recipes,
+    recipes,
+    write_recipe,
+)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_built_in_recipes_build_their_task(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name and recipe.summary
+    assert check_recipe(recipe) == recipe
+    task = build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes=10, seed=0)
+    weights = resolve_weights(task, recipe.weights)
+    assert all(weight > 0 for weight in weights.values())
+    assert bool(task.players) == bool(weights) == (recipe.training.epochs > 0)
+    maps = task.encoder().eval()(torch.zeros(2, 3, 32, 32))
+    assert [map_.shape[0] for map_ in maps.values()] == [2] * len(maps)
+
+
+def test_every_task_has_a_recipe() -> None:
+    assert {load_recipe(name).task for name in recipes()} == set(all_tasks())
+
+
+def test_the_variants_differ_where_their_names_say() -> None:
+    assert load_recipe("colorization").options == {}
+    assert load_recipe("colorization_uniform").options == {"rebalance": None}
+    assert load_recipe("colorization_regression").options == {"target": "regression"}
+    assert load_recipe("denoising_autoencoder").options == {"drop": 0.5}
+
+
+def test_demo_has_the_rows_it_promises() -> None:
+    rows = load_recipes(DEMO, DEMO_SETTINGS)
+    assert {"rotation", "colorization", "context_encoder", "random", "rescaled", "supervised"} <= {r.name for r in rows}
+    assert {row.training.workers for row in rows} == {2}
+
+
+def test_the_base_is_no_recipe() -> None:
+    assert (BUILT_IN / "base.yaml").is_file() and "base" not in recipes()
+    with pytest.raises(UserError, match="unknown recipe 'base'"):
+        load_recipe("base")
+
+
+def test_a_file_extends_built_in_recipes_and_other_files(tmp_path: Path) -> None:
+    write(
+        tmp_path / "mine.yaml", "extends: colorization\nsummary: s\ntraining: {epochs: 1}\nweights: {cross_entropy: 2}"
+    )
+    recipe = load_recipe(write(tmp_path / "yours.yaml", "extends: mine.yaml\ntraining:\n  batch: 64\n"))
+    assert (recipe.name, recipe.summary, recipe.task) == ("yours", "", "colorization")
+    assert (recipe.training.epochs, recipe.training.batch) == (1, 64)
+    assert recipe.weights == {"cross_entropy": 2}
+
+
+def test_overrides_are_yaml_under_dotted_keys() -> None:
+    settings = ["training.optimizer.lr=1e-3", "training.clip=null", "data.source=folder", "training.augment={shift: 2}"]
+    recipe = load_recipe("rotation", settings)
+    assert recipe.training.optimizer == {"lr": 0.001}
+    assert recipe.training.clip is None and recipe.data.source == "folder"
+    assert (recipe.training.augment.flip, recipe.training.augment.shift) == (True, 2)
+    assert recipe.training.batch == load_recipe("rotation").training.batch
+
+
+def test_the_last_override_wins() -> None:
+    assert load_recipe("rotation", ["training.epochs=1", "training.epochs=2"]).training.epochs == 2
+
+
+@pytest.mark.parametrize(("size", "stem"), [(32, "small"), (95, "small"), (96, "large"), (224, "large")])
+def test_the_stem_follows_the_size_of_the_images(size: int, stem: str) -> None:
+    assert load_recipe("rotation", [f"data.size={size}"]).encoder.stem == stem
+    assert load_recipe("rotation", [f"data.size={size}", "encoder.stem=small"]).encoder.stem == "small"
+
+
+def test_a_written_recipe_reads_back_as_the_same(tmp_path: Path) -> None:
+    recipe = load_recipe("context_encoder", ["training.optimizer.lr=1e-5", "data.size=128", "weights.l2=1"])
+    assert load_recipe(write(tmp_path / "copy.yaml", write_recipe(recipe))) == recipe
+
+
+def test_tasks_that_train_nothing_have_no_epochs() -> None:
+    (recipe,) = load_recipes(["random"], ["training.epochs=3"])
+    assert recipe.training.epochs == 0
+
+
+def test_places_are_data_and_benchmark() -> None:
+    places = load_places("folder", "images", overrides=["data.size=64", "benchmark.features=256"])
+    assert (places.data.source, places.data.root, places.data.size) == ("folder", "images", 64)
+    assert places.benchmark == load_benchmark("linear").model_copy(update={"features": 256})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["training.epoch=1"], "unknown key 'training.epoch': did you mean 'training.epochs'"),
+        (["epochs=1"], "unknown key 'epochs'"),
+        (["training.epochs=many"], "training.epochs: .*'many'"),
+        (["training.epochs"], "must be key=value"),
+        (["=1"], "must be key=value"),
+        (["training.batch=["], "not valid YAML"),
+        (["training.batch=0"], "training.batch: .*greater than or equal to 1"),
+        (["weights.cross_entropy=-1"], "weights.cross_entropy must be a finite number of at least 0"),
+        (["weights.cross_entropy=.nan"], "weights.cross_entropy: .*finite"),
+        (["weights.cross_entropy=.inf"], "weights.cross_entropy: .*finite"),
+        (["weights.l1=1"], "'l1': .*cross_entropy"),
+        (["task=rotatoin"], "unknown task 'rotatoin': did you mean 'rotation'"),
+        (["options.angle=1"], "unknown key 'options.angle'"),
+        (["encoder.name=alexnets"], "unknown encoder 'alexnets': did you mean 'alexnet'"),
+        (["training.optimizer.rate=1"], "unknown key 'training.optimizer.rate'"),
+        (["training.players.critic.lr=1"], "unknown player"),
+        (["benchmarks=[liner]"], "unknown benchmark 'liner': did you mean 'linear'"),
+    ],
+)
+def test_wrong_settings_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_recipes(["rotation"], overrides)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: rotation\ntask: random\n", "line 1: .*'task' is there twice"),
+        ("task: [\n", "line 2: not valid YAML"),
+        ("- rotation\n", "`key: value` lines"),
+        ("", "`key: value` lines"),
+        ("extends: rotatoin\n", "unknown recipe 'rotatoin': did you mean 'rotation'"),
+        ("extends: other.yaml\n", "no recipe file at .*other.yaml"),
+        ("extends: recipe.yaml\n", "extends itself"),
+        ("summary: no task\n", "task: field required"),
+        ("task: rotation\nepochs: 3\n", "unknown key 'epochs'"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(write(tmp_path / "recipe.yaml", text))
+    assert "\n" not in str(error.value)
+
+
+def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "rotation.yaml", "extends: rotation\n")
+    with pytest.raises(UserError, match="two recipes are called 'rotation'"):
+        load_recipes(["rotation", path])
+
+
+def test_an_error_among_several_recipes_names_the_recipe() -> None:
+    with pytest.raises(UserError, match=r"recipe 'autoencoder': unknown term .*cross_entropy"):
+        load_recipes(["rotation", "autoencoder"], ["weights.cross_entropy=1"])

@@ -1,0 +1,182 @@
+"""The rules of the house, read from every file: imports run one way, and the outside world has one door each."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+HOUSE = ("pipelines", "components", "infra")
+FILES = sorted(path.relative_to(ROOT).as_posix() for top in HOUSE for path in (ROOT / top).rglob("*.py"))
+
+# Third-party packages that have one door. Folders end with a slash.
+DOORS = {
+    "ray": ("pipelines/", "infra/cluster.py"),
+    "mlflow": ("infra/tracking.py",),
+    "boto3": ("infra/storage.py",),
+    "botocore": ("infra/storage.py",),
+    "typer": ("pipelines/__main__.py",),
+    "rich": ("pipelines/terminal.py",),
+    "simplejpeg": ("components/data/",),
+}
+# What the engine's machine needs: torch and a few small packages.
+COMPONENTS_MAY_USE = {"torch", "numpy", "pydantic", "yaml", "safetensors", "PIL", "simplejpeg"}
+# A file that is loaded must not be able to run code.
+NEVER = {"pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "joblib"}
+
+# Inside components, top to bottom: what a part may import of the others. The small files stand below everything.
+SMALL = {"errors", "config", "draws", "parallel", "color", "losses"}
+PARTS = {
+    "errors": set(),
+    "draws": set(),
+    "parallel": set(),
+    "config": {"errors"},
+    "losses": {"errors", "config"},
+    "color": {"errors", "config"},
+    "networks": SMALL,
+    "data": SMALL,
+    "tasks": SMALL | {"networks"},
+    "engine": SMALL | {"networks", "data", "tasks"},
+    "transfer": SMALL | {"networks", "data"},
+}
+
+
+def imports(path: str, source: str) -> Iterator[str]:
+    """Full dotted names of everything that the file imports, wherever in the file it does so."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = PurePosixPath(path).parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def broken_rules(path: str, source: str) -> list[str]:
+    """One sentence for every rule that the file at ``path`` (relative to the root) breaks."""
+    top = path.split("/")[0]
+    part = _part(path.removesuffix(".py").replace("/", "."))
+    broken = []
+    for name in imports(path, source):
+        package = name.split(".")[0]
+        if package in NEVER:
+            broken.append(f"{name}: nothing here is read or written with pickle")
+        if package in DOORS and not path.startswith(DOORS[package]):
+            broken.append(f"{name}: only {' and '.join(DOORS[package])} may import {package}")
+        if package in HOUSE and top != "pipelines" and package != top:
+            broken.append(f"{name}: {top} may not import {package}")
+        if package in ("tests", "benchmarks"):
+            broken.append(f"{name}: the house stands without its {package}")
+        if _is_task(name) and path not in (_file_of_task(name), "components/tasks/__init__.py"):
+            broken.append(f"{name}: tasks are asked for by name, through components.tasks.base")
+        if top != "components":
+            continue
+        if package == "PIL" and part != "data":
+            broken.append(f"{name}: among the components only data opens image files")
+        if package not in {*COMPONENTS_MAY_USE, *HOUSE, *sys.stdlib_module_names}:
+            broken.append(f"{name}: components do with {', '.join(sorted(COMPONENTS_MAY_USE))}")
+        if package == "components" and part and _part(name) not in {None, part, *PARTS[part]}:
+            broken.append(f"{name}: components.{part} may not import components.{_part(name)}")
+    return broken
+
+
+def _part(name: str) -> str | None:
+    """components.networks.encoder.Encoder -> networks; None for the package itself."""
+    parts = name.split(".")
+    if parts[0] == "components" and len(parts) > 1 and parts[1] != "__init__":
+        return parts[1]
+    return None
+
+
+def _is_task(name: str) -> bool:
+    parts = name.split(".")
+    return parts[:2] == ["components", "tasks"] and len(parts) > 2 and parts[2] != "base"
+
+
+def _file_of_task(name: str) -> str:
+    return f"components/tasks/{name.split('.')[2]}.py"
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_rules(path: str) -> None:
+    assert not broken_rules(path, (ROOT / path).read_text())
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("components/engine.py", "import ray"),
+        ("components/engine.py", "from ray.train import report"),
+        ("components/engine.py", "def f():\n    import ray"),
+        ("components/engine.py", "import pipelines.table"),
+        ("components/engine.py", "from infra import storage"),
+        ("components/engine.py", "from components.tasks.rotation import Rotation"),
+        ("components/engine.py", "from components.transfer import probe"),
+        ("components/networks/norm.py", "from components.tasks.base import Task"),
+        ("components/networks/norm.py", "from ..tasks import base"),
+        ("components/networks/norm.py", "import torchvision"),
+        ("components/networks/norm.py", "from PIL import Image"),
+        ("components/losses.py", "from components import networks"),
+        ("components/tasks/rotation.py", "from components.data.loader import Loader"),
+        ("components/tasks/rotation.py", "from components.tasks.random import Random"),
+        ("components/data/reader.py", "import pickle"),
+        ("infra/storage.py", "import components.config"),
+        ("infra/storage.py", "import mlflow"),
+        ("infra/storage.py", "import ray"),
+        ("infra/tracking.py", "import boto3"),
+        ("pipelines/table.py", "import mlflow"),
+        ("pipelines/table.py", "from botocore.config import Config"),
+        ("pipelines/table.py", "from components.tasks.rotation import Rotation"),
+        ("pipelines/table.py", "from tests import conftest"),
+    ],
+)
+def test_each_rule_can_be_broken(path: str, line: str) -> None:
+    assert broken_rules(path, line)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("pipelines/table.py", "import ray.train"),
+        ("pipelines/table.py", "from components.tasks.base import get_task"),
+        ("pipelines/table.py", "from infra.tracking import Tracker"),
+        ("infra/cluster.py", "import ray"),
+        ("infra/tracking.py", "from infra.errors import OutsideError"),
+        ("components/engine.py", "from components.tasks.base import Task"),
+        ("components/tasks/rotation.py", "from components import losses\nfrom components.tasks.base import Task"),
+        ("components/tasks/rotation.py", "from components.networks.encoder import build_encoder"),
+        ("components/data/images.py", "from PIL import Image\nimport simplejpeg"),
+    ],
+)
+def test_the_rules_allow_what_they_should(path: str, line: str) -> None:
+    assert not broken_rules(path, line)
+
+
+def test_every_part_of_components_has_its_place() -> None:
+    parts = {_part(path.removesuffix(".py").replace("/", ".")) for path in FILES if path.startswith("components/")}
+    assert parts - {None} <= PARTS.keys()
+
+
+def test_the_engine_names_no_task() -> None:
+    tasks = {path.stem for path in (ROOT / "components" / "tasks").glob("*.py")} - {"base", "__init__"}
+    tree = ast.parse((ROOT / "components" / "engine.py").read_text())
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert not texts & tasks
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_no_module_works_at_import(path: str) -> None:
+    """A call whose result nobody keeps is work; decorators and definitions are not."""
+    body = ast.parse((ROOT / path).read_text()).body
+    calls = [node for node in body if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)]
+    assert not [ast.unparse(node) for node in calls]
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_weights_are_loaded_without_code(path: str) -> None:
+    """torch.load unpickles; with ``weights_only=True`` it cannot run what a file brings along."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert "weights_only=True" in ast.unparse(node)
