@@ -95,7 +95,7 @@ class Plan:
         return self._start(step), self._start(step + 1)
 
     def step_at(self, position: int) -> int:
-        """The step that consumes ``position``; ``steps`` from the end on. With the samples consumed so far: the next."""
+        """The step that consumes ``position``; ``steps`` from the end on. With samples consumed so far: the next."""
         if position >= self.total:
             return self.steps
         guess = min(position // self.batch, self.steps - 1)

@@ -13,115 +13,130 @@ over an object.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from components.data.scramble import Float32, Int64, make_key, uniforms
+from components.data.scramble import Int64, make_key, uniforms
 
 UInt8 = NDArray[np.uint8]
+Floats = NDArray[Any]  # float32 throughout; numpy's type hints lose the width in arithmetic
 
 MAX_OBJECTS = 3
 _LEAST_VISIBLE = 0.004  # share of the picture below which an object is hidden: no box
 
 
-def _disc(u: Float32, v: Float32, radius: float, down: float = 0.0) -> Float32:
-    return np.sqrt(u * u + (v + down) * (v + down)) - radius
+def _disc(u: Floats, v: Floats, radius: float, down: float = 0.0) -> Floats:
+    out: Floats = np.sqrt(u * u + (v + down) * (v + down)) - radius
+    return out
 
 
-def _box(u: Float32, v: Float32, half_width: float, half_height: float, down: float = 0.0) -> Float32:
-    return np.maximum(np.abs(u) - half_width, np.abs(v + down) - half_height)
+def _box(u: Floats, v: Floats, half_width: float, half_height: float, down: float = 0.0) -> Floats:
+    out: Floats = np.maximum(np.abs(u) - half_width, np.abs(v + down) - half_height)
+    return out
 
 
-def _roof(u: Float32, v: Float32, top: float, bottom: float, half_width: float) -> Float32:
+def _roof(u: Floats, v: Floats, top: float, bottom: float, half_width: float) -> Floats:
     """Triangle with its tip at v = top and its base at v = bottom."""
     slope = (top - bottom) / half_width
     length = float(np.sqrt(1 + slope * slope))
-    return np.maximum((np.abs(u) * slope + v - top) / length, bottom - v)
+    out: Floats = np.maximum((np.abs(u) * slope + v - top) / length, bottom - v)
+    return out
 
 
-def _ball(u: Float32, v: Float32) -> Float32:
+def _ball(u: Floats, v: Floats) -> Floats:
     return _disc(u, v, 0.88)
 
 
-def _ring(u: Float32, v: Float32) -> Float32:
-    return np.abs(_disc(u, v, 0.66)) - 0.25
+def _ring(u: Floats, v: Floats) -> Floats:
+    out: Floats = np.abs(_disc(u, v, 0.66)) - 0.25
+    return out
 
 
-def _crate(u: Float32, v: Float32) -> Float32:
+def _crate(u: Floats, v: Floats) -> Floats:
     return _box(u, v, 0.78, 0.78)
 
 
-def _tent(u: Float32, v: Float32) -> Float32:
+def _tent(u: Floats, v: Floats) -> Floats:
     return _roof(u, v, 0.95, -0.75, 0.95)
 
 
-def _star(u: Float32, v: Float32) -> Float32:
+def _star(u: Floats, v: Floats) -> Floats:
     root = np.sqrt(np.abs(u)) + np.sqrt(np.abs(v))
-    return (root * root - 1.45) * 0.45
+    out: Floats = (root * root - 1.45) * 0.45
+    return out
 
 
-def _cross(u: Float32, v: Float32) -> Float32:
-    return np.minimum(_box(u, v, 0.9, 0.29), _box(u, v, 0.29, 0.9))
+def _cross(u: Floats, v: Floats) -> Floats:
+    out: Floats = np.minimum(_box(u, v, 0.9, 0.29), _box(u, v, 0.29, 0.9))
+    return out
 
 
-def _moon(u: Float32, v: Float32) -> Float32:
-    return np.maximum(_disc(u, v, 0.92), 0.74 - _disc(u - 0.42, v, 0.0, -0.12))
+def _moon(u: Floats, v: Floats) -> Floats:
+    out: Floats = np.maximum(_disc(u, v, 0.92), 0.74 - _disc(u - 0.42, v, 0.0, -0.12))
+    return out
 
 
-def _mushroom(u: Float32, v: Float32) -> Float32:
-    return np.minimum(np.maximum(_disc(u, v, 0.92, -0.02), -v), _box(u, v, 0.24, 0.5, 0.4))
+def _mushroom(u: Floats, v: Floats) -> Floats:
+    out: Floats = np.minimum(np.maximum(_disc(u, v, 0.92, -0.02), -v), _box(u, v, 0.24, 0.5, 0.4))
+    return out
 
 
-def _house(u: Float32, v: Float32) -> Float32:
-    return np.minimum(_box(u, v, 0.58, 0.46, 0.42), _roof(u, v, 0.95, 0.02, 0.92))
+def _house(u: Floats, v: Floats) -> Floats:
+    out: Floats = np.minimum(_box(u, v, 0.58, 0.46, 0.42), _roof(u, v, 0.95, 0.02, 0.92))
+    return out
 
 
-def _drop(u: Float32, v: Float32) -> Float32:
-    return np.minimum(_disc(u, v, 0.58, 0.32), _roof(u, v, 1.0, -0.1, 0.56))
+def _drop(u: Floats, v: Floats) -> Floats:
+    out: Floats = np.minimum(_disc(u, v, 0.58, 0.32), _roof(u, v, 1.0, -0.1, 0.56))
+    return out
 
 
-def _wave(t: Float32) -> Float32:
+def _wave(t: Floats) -> Floats:
     """Triangle wave of period 1 in [0, 1]."""
-    return np.abs((t - np.floor(t)) * 2 - 1)
+    out: Floats = np.abs((t - np.floor(t)) * 2 - 1)
+    return out
 
 
-def _sharp(t: Float32) -> Float32:
+def _sharp(t: Floats) -> Floats:
     """A wave in [0, 1] -> stripes with soft borders."""
-    return np.clip((t - 0.5) * 4 + 0.5, 0, 1)
+    out: Floats = np.clip((t - 0.5) * 4 + 0.5, 0, 1)
+    return out
 
 
-def _plain(u: Float32, v: Float32, noise: Float32) -> Float32:
+def _plain(u: Floats, v: Floats, noise: Floats) -> Floats:
     return noise * 0.25
 
 
-def _bands(u: Float32, v: Float32, noise: Float32) -> Float32:
+def _bands(u: Floats, v: Floats, noise: Floats) -> Floats:
     return _sharp(_wave(v))
 
 
-def _stripes(u: Float32, v: Float32, noise: Float32) -> Float32:
+def _stripes(u: Floats, v: Floats, noise: Floats) -> Floats:
     return _sharp(_wave(u))
 
 
-def _diagonal(u: Float32, v: Float32, noise: Float32) -> Float32:
+def _diagonal(u: Floats, v: Floats, noise: Floats) -> Floats:
     return _sharp(_wave((u + v) * 0.7))
 
 
-def _checks(u: Float32, v: Float32, noise: Float32) -> Float32:
+def _checks(u: Floats, v: Floats, noise: Floats) -> Floats:
     a, b = _sharp(_wave(u * 0.7)), _sharp(_wave(v * 0.7))
-    return a + b - 2 * a * b
+    out: Floats = a + b - 2 * a * b
+    return out
 
 
-def _dots(u: Float32, v: Float32, noise: Float32) -> Float32:
+def _dots(u: Floats, v: Floats, noise: Floats) -> Floats:
     return _sharp(_wave(u) * _wave(v) * 1.3)
 
 
-def _marble(u: Float32, v: Float32, noise: Float32) -> Float32:
+def _marble(u: Floats, v: Floats, noise: Floats) -> Floats:
     return _sharp(_wave(u * 0.4 + noise * 1.5))
 
 
-Shape = Callable[[Float32, Float32], Float32]
-Pattern = Callable[[Float32, Float32, Float32], Float32]
+Shape = Callable[[Floats, Floats], Floats]
+Pattern = Callable[[Floats, Floats, Floats], Floats]
 _PATTERNS: tuple[Pattern, ...] = (_plain, _bands, _stripes, _diagonal, _checks, _dots, _marble)
 
 _COLOURS = np.array(
@@ -195,46 +210,46 @@ _TYPICAL_OF = {
 class Scenes:
     """A batch of scenes. Object k of a scene has the number k + 1 in ``instances``; 0 is background in both maps."""
 
-    image_BSS3: UInt8
-    labels_B: Int64  # class of the main, largest object
-    mask_BSS: UInt8  # class + 1
-    instances_BSS: UInt8
-    edges_BSS: UInt8  # outlines and horizon, black on white
-    kinds_BK: Int64
-    boxes_BK4: Int64  # left, top, right, bottom in pixels, right and bottom exclusive; zeros where nothing is visible
+    image: UInt8  # (B, S, S, 3)
+    labels: Int64  # (B,): class of the main, largest object
+    mask: UInt8  # (B, S, S): class + 1
+    instances: UInt8  # (B, S, S)
+    edges: UInt8  # (B, S, S): outlines and horizon, black on white
+    kinds: Int64  # (B, K): classes of the objects
+    boxes: Int64  # (B, K, 4): left, top, right, bottom in pixels, the last two exclusive; zeros for what is hidden
 
 
 @dataclass(frozen=True)
 class _Objects:
-    """What was drawn by lot for the objects of B scenes; main object first. Fields are (B, K) unless named otherwise."""
+    """What was drawn by lot for the objects of B scenes, (B, K), the main object first."""
 
     kind: Int64
-    exists: NDArray[np.bool_]
-    radius: Float32
-    x: Float32
-    y: Float32
-    ground: Float32  # y of the shadow
-    tangent: Float32  # tan(tilt / 2)
+    exists: Floats  # 0 or 1
+    radius: Floats
+    x: Floats
+    y: Floats
+    ground: Floats  # y of the shadow
+    tangent: Floats  # tan(tilt / 2)
     pattern: Int64
-    period: Float32
-    phase: Float32
-    colours_BK23: Float32
+    period: Floats
+    phase: Floats
+    colours: Floats  # (B, K, 2, 3)
 
 
 class _Lots:
     """Columns of a table of uniform numbers, handed out one after the other."""
 
-    def __init__(self, table_BN: Float32) -> None:
+    def __init__(self, table_BN: Floats) -> None:
         self._table_BN, self._next = table_BN, 0
 
-    def take(self, *shape: int) -> Float32:
+    def take(self, *shape: int) -> Floats:
         """(B, *shape) uniform in [0, 1)."""
         count = int(np.prod(shape))
         part = self._table_BN[:, self._next : self._next + count]
         self._next += count
         return part.reshape(-1, *shape)
 
-    def between(self, low: float, high: float, *shape: int) -> Float32:
+    def between(self, low: float, high: float, *shape: int) -> Floats:
         """(B, *shape) uniform in [low, high)."""
         return low + (high - low) * self.take(*shape)
 
@@ -268,11 +283,11 @@ def render(seed: int, split: str, numbers_B: Int64, size: int) -> Scenes:
         alpha_BSS, line_BSS = _paint(image_BSS3, objects, k, light_B, noise_BSS)
         drawing_BSS = np.maximum(drawing_BSS * (1 - alpha_BSS), line_BSS)
         instances_BSS[alpha_BSS > 0.5] = k + 1
-    image_BSS3 = _expose(image_BSS3, lots, make_key(key, "grain"), numbers_B)
+    exposed_BSS3 = _expose(image_BSS3, lots, make_key(key, "grain"), numbers_B)
     classes_BK = np.concatenate([np.zeros((len(kind_BK), 1), np.int64), kind_BK + 1], 1).astype(np.uint8)
     mask_BSS = np.take_along_axis(classes_BK, instances_BSS.reshape(len(kind_BK), -1).astype(np.int64), 1)
     return Scenes(
-        image_BSS3,
+        exposed_BSS3,
         kind_BK[:, 0],
         mask_BSS.reshape(instances_BSS.shape),
         instances_BSS,
@@ -282,14 +297,14 @@ def render(seed: int, split: str, numbers_B: Int64, size: int) -> Scenes:
     )
 
 
-def _axis(size: int) -> Float32:
+def _axis(size: int) -> Floats:
     """Centres of the pixels in [-1, 1]."""
     return ((np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1).astype(np.float32)
 
 
-def _draw_lots(lots: _Lots, kind_BK: Int64, horizon_B: Float32) -> _Objects:
+def _draw_lots(lots: _Lots, kind_BK: Int64, horizon_B: Floats) -> _Objects:
     K = MAX_OBJECTS
-    exists_BK = lots.take(K) < np.array([1.0, 0.6, 0.45], np.float32)
+    exists_BK = (lots.take(K) < np.array([1.0, 0.6, 0.45], np.float32)).astype(np.float32)
     main_B1 = lots.between(0.42, 0.62, 1)
     smaller_BK = lots.between(0.4, 0.62, K)
     smaller_BK[:, 0] = 1
@@ -315,7 +330,7 @@ def _draw_lots(lots: _Lots, kind_BK: Int64, horizon_B: Float32) -> _Objects:
     )
 
 
-def _noise(key: np.uint64, numbers_B: Int64, size: int) -> Float32:
+def _noise(key: np.uint64, numbers_B: Int64, size: int) -> Floats:
     """Value noise of three octaves, (B, S, S) in [0, 1]."""
     total = np.zeros((len(numbers_B), size, size), np.float32)
     for octave, points in enumerate((5, 9, 17)):
@@ -324,17 +339,18 @@ def _noise(key: np.uint64, numbers_B: Int64, size: int) -> Float32:
     return total
 
 
-def _stretch(lattice_BGG: Float32, size: int) -> Float32:
+def _stretch(lattice_BGG: Floats, size: int) -> Floats:
     """Bilinear interpolation of a lattice to (B, S, S)."""
     points = lattice_BGG.shape[1]
     place_S = (_axis(size) + 1) * (0.5 * (points - 1))
     low_S = place_S.astype(np.int64)
     part_S = (place_S - low_S).astype(np.float32)
     rows_BSG = lattice_BGG[:, low_S] * (1 - part_S)[:, None] + lattice_BGG[:, low_S + 1] * part_S[:, None]
-    return rows_BSG[:, :, low_S] * (1 - part_S) + rows_BSG[:, :, low_S + 1] * part_S
+    out: Floats = rows_BSG[:, :, low_S] * (1 - part_S) + rows_BSG[:, :, low_S + 1] * part_S
+    return out
 
 
-def _background(lots: _Lots, label_B: Int64, horizon_B: Float32, noise_BSS: Float32, size: int) -> Float32:
+def _background(lots: _Lots, label_B: Int64, horizon_B: Floats, noise_BSS: Floats, size: int) -> Floats:
     """Sky with clouds over ground with texture, (B, S, S, 3)."""
     chosen_B = lots.typical(_TYPICAL_OF["surroundings"][label_B], len(_SURROUNDINGS))
     colours_B43 = _SURROUNDINGS[chosen_B] + lots.between(-0.08, 0.08, 4, 3)
@@ -350,10 +366,11 @@ def _background(lots: _Lots, label_B: Int64, horizon_B: Float32, noise_BSS: Floa
     rough_BSS = (_wave(noise_BSS.transpose(0, 2, 1) * 4) - 0.5) * (below_BS1 * (0.12 + 0.3 * down_BS))
     image_BSS3 = column_BS13 * (1 + rough_BSS)[..., None]
     image_BSS3 += (0.95 - image_BSS3) * clouds_BSS[..., None]
-    return image_BSS3
+    out: Floats = image_BSS3
+    return out
 
 
-def _cast_shadow(image_BSS3: Float32, objects: _Objects, k: int, light_B: Float32) -> None:
+def _cast_shadow(image_BSS3: Floats, objects: _Objects, k: int, light_B: Floats) -> None:
     """Darken an ellipse under object ``k``, in place."""
     axis_S = _axis(image_BSS3.shape[1])
     radius_B1 = objects.radius[:, k, None]
@@ -361,17 +378,15 @@ def _cast_shadow(image_BSS3: Float32, objects: _Objects, k: int, light_B: Float3
     across_BS = (axis_S - centre_B1) / (1.05 * radius_B1)
     along_BS = (axis_S - objects.ground[:, k, None]) / (0.3 * radius_B1)
     distance_BSS = (across_BS * across_BS)[:, None, :] + (along_BS * along_BS)[:, :, None]
-    dark_BSS = np.clip(1.3 - distance_BSS, 0, 1) * (0.5 * objects.exists[:, k, None, None]).astype(np.float32)
+    dark_BSS = np.clip(1.3 - distance_BSS, 0, 1) * (0.5 * objects.exists[:, k, None, None])
     image_BSS3 *= (1 - dark_BSS)[..., None]
 
 
-def _paint(
-    image_BSS3: Float32, objects: _Objects, k: int, light_B: Float32, noise_BSS: Float32
-) -> tuple[Float32, Float32]:
+def _paint(image_BSS3: Floats, objects: _Objects, k: int, light_B: Floats, noise_BSS: Floats) -> tuple[Floats, Floats]:
     """Paint object ``k`` into the image, in place; returns (its coverage, its outline), both (B, S, S) in [0, 1]."""
     size = image_BSS3.shape[1]
 
-    def of(values: Float32) -> Float32:
+    def of(values: Floats) -> Floats:
         return values[:, k, None, None]
 
     t = of(objects.tangent)
@@ -384,7 +399,7 @@ def _paint(
         here = np.flatnonzero(objects.kind[:, k] == number)
         distance_BSS[here] = kind.shape(u_BSS[here], v_BSS[here])
     pixels_BSS = distance_BSS * (of(objects.radius) * (size / 2))
-    exists_B11 = of(objects.exists).astype(np.float32)
+    exists_B11 = of(objects.exists)
     alpha_BSS = np.clip(0.5 - pixels_BSS, 0, 1) * exists_B11
     line_BSS = np.clip(1.2 - np.abs(pixels_BSS), 0, 1) * exists_B11
 
@@ -398,18 +413,19 @@ def _paint(
     # Round shading: bright where the surface looks up and towards the light, dark at its lower rim.
     lit_BSS = 0.82 + 0.24 * v_BSS + 0.14 * light_B[:, None, None] * u_BSS + 0.1 * np.clip(-distance_BSS, 0, 0.5)
     lit_BSS = np.clip(lit_BSS, 0.4, 1.25)
-    first_B113, second_B113 = objects.colours_BK23[:, k, 0, None, None], objects.colours_BK23[:, k, 1, None, None]
+    first_B113, second_B113 = objects.colours[:, k, 0, None, None], objects.colours[:, k, 1, None, None]
     paint_BSS3 = (first_B113 + (second_B113 - first_B113) * share_BSS[..., None]) * lit_BSS[..., None]
     image_BSS3 += (paint_BSS3 - image_BSS3) * alpha_BSS[..., None]
     return alpha_BSS, line_BSS
 
 
-def _expose(image_BSS3: Float32, lots: _Lots, key: np.uint64, numbers_B: Int64) -> UInt8:
+def _expose(image_BSS3: Floats, lots: _Lots, key: np.uint64, numbers_B: Int64) -> UInt8:
     """Exposure, a slight cast of colour, and grain; float to uint8."""
     size = image_BSS3.shape[1]
     gain_B113 = lots.between(0.8, 1.15, 1, 1, 1) * lots.between(0.95, 1.05, 1, 1, 3)
     grain_BSS1 = (uniforms(key, numbers_B, size, size, 1) - 0.5) * 0.07
-    return (np.clip(image_BSS3 * gain_B113 + grain_BSS1, 0, 1) * 255 + 0.5).astype(np.uint8)
+    out: Floats = (np.clip(image_BSS3 * gain_B113 + grain_BSS1, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return out
 
 
 def _boxes(instances_BSS: UInt8) -> Int64:

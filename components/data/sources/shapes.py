@@ -1,4 +1,4 @@
-"""The built-in source: procedural scenes, drawn when they are asked for. Needs no files (see components.data.scenes)."""
+"""The built-in source: procedural scenes (components.data.scenes), drawn when they are asked for. Needs no files."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -61,17 +61,17 @@ class Shapes(Source):
                 yield self._sample(scenes, row, split, index)
 
     def _sample(self, scenes: Scenes, row: int, split: str, index: int) -> Sample:
-        visible = [k for k in range(MAX_OBJECTS) if scenes.boxes_BK4[row, k].any()]
+        visible = [k for k in range(MAX_OBJECTS) if scenes.boxes[row, k].any()]
         boxes = {
-            "boxes": scenes.boxes_BK4[row, visible].tolist(),
-            "labels": scenes.kinds_BK[row, visible].tolist(),
+            "boxes": scenes.boxes[row, visible].tolist(),
+            "labels": scenes.kinds[row, visible].tolist(),
         }
         members = {
-            "png": encode_png(scenes.image_BSS3[row]),
-            "cls": str(int(scenes.labels_B[row])).encode(),
-            "mask.png": encode_png(scenes.mask_BSS[row]),
-            "instances.png": encode_png(scenes.instances_BSS[row]),
-            "edges.png": encode_png(scenes.edges_BSS[row]),
+            "png": encode_png(scenes.image[row]),
+            "cls": str(int(scenes.labels[row])).encode(),
+            "mask.png": encode_png(scenes.mask[row]),
+            "instances.png": encode_png(scenes.instances[row]),
+            "edges.png": encode_png(scenes.edges[row]),
             "boxes.json": json.dumps(boxes, separators=(",", ":")).encode(),
         }
         return Sample(f"{split}-{index:09d}", members)
