@@ -26,7 +26,7 @@ from components.draws import Draws
 from components.errors import Diverged, UserError
 from components.networks.encoder import Encoder
 from components.networks.norm import set_sync
-from components.parallel import World
+from components.parallel import World, in_layout_of
 from components.tasks.base import Batch, Player, Task, Tensors
 
 DEAD_DISCRIMINATOR = 1e-2  # a discriminator loss below this teaches nobody anything ...
@@ -193,7 +193,8 @@ class Engine:
             flat = torch.cat([g.reshape(-1) for g in gradients])
             norms[f"gradient_norm/term/{term}"] = self.world.sum(flat).norm() / self.world.size
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                total = gradient if parameter.grad is None else parameter.grad + gradient
+                parameter.grad = in_layout_of(parameter, total)
         return norms
 
     def _outputs(
