@@ -121,10 +121,10 @@ def test_help_needs_nothing_heavy() -> None:
 
 
 def test_python_dash_m_runs_it() -> None:
-    command = [sys.executable, "-m", "pipelines", "tasks", "rotatoin"]
+    command = [sys.executable, "-m", "pipelines", "recipes", "rotatoin"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=_root(), check=False)
     assert done.returncode == 2 and done.stdout == ""
-    assert "unknown task 'rotatoin': did you mean 'rotation'" in one_line(done.stderr)
+    assert "unknown recipe 'rotatoin': did you mean 'rotation'" in one_line(done.stderr)
 
 
 def _root() -> Path:
