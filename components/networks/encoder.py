@@ -185,9 +185,9 @@ def _check_fit(found: dict[str, Tensor], expected: dict[str, Tensor], folder: Pa
     """UserError with the first tensor that is missing, superfluous, or of another shape."""
     where = f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}"
     fix = "take both files from the same encoder"
-    for key in expected.keys() - found.keys():
+    for key in sorted(expected.keys() - found.keys()):
         raise UserError(f"{where}: {key} is missing; {fix}")
-    for key in found.keys() - expected.keys():
+    for key in sorted(found.keys() - expected.keys()):
         raise UserError(f"{where}: {key} is not part of the network; {fix}")
     for key, value in expected.items():
         if found[key].shape != value.shape:

@@ -3,8 +3,6 @@
 Legend of shape suffixes: B samples, C channels, H height, W width.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,6 +13,7 @@ from components.networks.norm import BatchNorm2d, set_sync
 
 SLICES = ((0, 5), (5, 7))  # unequal: averaging the ranks' means would be wrong
 CHANNELS = 6
+CASES = ("affine", "plain", "average", "channels_last", "bf16")
 
 
 def case(name: str) -> tuple[nn.Sequential, Tensor, Tensor]:
@@ -62,35 +61,39 @@ def run(name: str, start: int, stop: int) -> dict[str, Tensor]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def work(rank: int, folder: str, name: str) -> None:
+def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    torch.save(run(name, *SLICES[rank]), f"{folder}/{rank}.pt")
+    torch.save({name: run(name, *SLICES[rank]) for name in CASES}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def on_two_ranks(name: str, folder: Path) -> dict[str, Tensor]:
-    """What `run` finds on two ranks, put together: outputs side by side, gradients of parameters summed."""
-    mp.spawn(work, (str(folder), name), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
-    first, second = (torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    for key in first:
-        if key.startswith("buffer"):
-            assert torch.equal(first[key], second[key]), f"{key} differs between the ranks"
-        elif key.startswith("gradient"):
-            first[key] = first[key] + second[key]
-        else:
-            first[key] = torch.cat([first[key], second[key]])
-    return dict(first)
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
+    """What `run` finds for every case, on each of two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, (str(folder),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def joined(key: str, first: Tensor, second: Tensor) -> Tensor:
+    """Outputs side by side, gradients of parameters summed, buffers equal."""
+    if key.startswith("buffer"):
+        assert torch.equal(first, second), f"{key} differs between the ranks"
+        return first
+    return first + second if key.startswith("gradient") else torch.cat([first, second])
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("name", ["affine", "plain", "average", "channels_last", "bf16"])
-def test_two_ranks_equal_one_process(name: str, tmp_path: Path) -> None:
-    alone, together = run(name, 0, 7), on_two_ranks(name, tmp_path)
-    assert alone.keys() == together.keys()
+@pytest.mark.xdist_group("norm")
+@pytest.mark.parametrize("name", CASES)
+def test_two_ranks_equal_one_process(name: str, ranks: list[dict[str, dict[str, Tensor]]]) -> None:
+    alone = run(name, 0, 7)
+    assert alone.keys() == ranks[0][name].keys() == ranks[1][name].keys()
     for key, value in alone.items():
-        assert together[key].dtype == value.dtype
-        error = (together[key].float() - value.float()).norm() / value.float().norm()
+        together = joined(key, ranks[0][name][key], ranks[1][name][key])
+        assert together.dtype == value.dtype
+        error = (together.float() - value.float()).norm() / value.float().norm()
         # bf16 keeps 8 bits of every activation; the statistics, in float32, must not add to that.
         limit = 2e-2 if name == "bf16" else 1e-6 if key.startswith(("output", "buffer", "evaluated")) else 1e-5
         assert error <= limit, f"{key} is off by {error:.1e}"
