@@ -73,6 +73,21 @@ class ShardedDataset:
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def cached(self) -> int:
+        """Samples that are in memory."""
+        return int(self._present.sum())
+
+    @property
+    def open_shards(self) -> int:
+        """Shards that are mapped."""
+        return len(self._shards)
+
+    def close(self) -> None:
+        """Let go of all shards; what is cached stays, and shards open again when they are needed."""
+        with self._lock:
+            self._shards.clear()
+
     def get(self, ids: Int64) -> dict[str, Tensor]:
         """The samples ``ids`` (int64 (B,)) as CPU tensors, in that order.
 
