@@ -1,0 +1,208 @@
+"""What every task has to hold, whatever it learns."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from components.config import EncoderConfig
+from components.draws import Draws
+from components.tasks.base import Batch, Task, Tensors, all_tasks, build_task
+
+SIZE, B, CLASSES = 16, 7, 3
+TRAINED: list[tuple[str, dict[str, Any]]] = [
+    ("autoencoder", {}),
+    ("autoencoder", {"drop": 0.5}),
+    ("colorization", {}),
+    ("colorization", {"rebalance": None, "soft_neighbours": 1, "skip_grey": None}),
+    ("colorization", {"target": "regression"}),
+    ("colorization", {"target": "regression", "rebalance": None}),
+    ("context_encoder", {}),
+    ("context_encoder", {"mask": "random"}),
+    ("rotation", {}),
+    ("supervised", {}),
+]
+BASELINES: list[tuple[str, dict[str, Any]]] = [("random", {}), ("rescaled", {})]
+trained = pytest.mark.parametrize(("name", "options"), TRAINED, ids=str)
+every = pytest.mark.parametrize(("name", "options"), TRAINED + BASELINES, ids=str)
+
+
+def make_batch(count: int = B, size: int = SIZE) -> Batch:
+    """Coarse random colours, so that neighbours are alike; the first image is grey."""
+    g = torch.Generator().manual_seed(1)
+    coarse = torch.rand(count, 3, 4, 4, generator=g)
+    image_B3HW = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
+    image_B3HW[0] = image_B3HW[0].mean(0, keepdim=True)
+    return {"image": image_B3HW, "label": torch.arange(count) % CLASSES}
+
+
+def make_task(name: str, options: dict[str, Any], size: int = SIZE, **encoder: Any) -> Task:
+    task = build_task(name, options, EncoderConfig(**{"width": 4} | encoder), size, CLASSES, seed=0)
+    task.initialize(make_batch(size=size))
+    return task
+
+
+def make_inputs(task: Task, batch: Batch, first: int = 0) -> Tensors:
+    return task.inputs(batch, Draws(5, torch.arange(first, first + len(batch["image"]))))
+
+
+def freeze_others(task: Task, player: str) -> None:
+    for name, spec in task.players.items():
+        for network in spec.networks:
+            getattr(task, network).requires_grad_(name == player)
+
+
+def all_losses(task: Task, inputs: Tensors) -> Tensors:
+    outputs = task(inputs)
+    return {k: v for player in task.players for k, v in task.losses(player, inputs, outputs).items()}
+
+
+def test_no_task_is_left_out() -> None:
+    here = {name for name in all_tasks() if all_tasks()[name].__module__ == f"components.tasks.{name}"}
+    assert here == {name for name, _ in TRAINED + BASELINES}
+
+
+@trained
+def test_every_term_is_there_once_and_finite(name: str, options: dict[str, Any]) -> None:
+    task = make_task(name, options)
+    inputs = make_inputs(task, make_batch())
+    outputs = task(inputs)
+    terms = [k for player in task.players for k in task.losses(player, inputs, outputs)]
+    assert sorted(terms) == sorted(task.terms)
+    for term, loss in all_losses(task, inputs).items():
+        assert loss.shape == () and loss.isfinite() and loss > 0, term
+
+
+@trained
+def test_every_parameter_has_one_player_and_learns_from_it_alone(name: str, options: dict[str, Any]) -> None:
+    task = make_task(name, options)
+    owners = [id(p) for spec in task.players.values() for n in spec.networks for p in getattr(task, n).parameters()]
+    assert sorted(owners) == sorted(id(p) for p in task.parameters())
+    inputs = make_inputs(task, make_batch())
+    for player, spec in task.players.items():
+        task.requires_grad_(True)
+        outputs = task(inputs)
+        seen = {k: v.detach() for k, v in outputs.items()} if spec.detached else outputs
+        freeze_others(task, player)
+        task.zero_grad(set_to_none=True)
+        torch.stack([*task.losses(player, inputs, seen).values()]).sum().backward()  # type: ignore[no-untyped-call]
+        for key, parameter in task.named_parameters():
+            if key.split(".")[0] in spec.networks:
+                assert parameter.grad is not None and parameter.grad.any(), (player, key)
+            else:
+                assert parameter.grad is None, (player, key)
+
+
+@trained
+def test_losses_do_not_depend_on_how_the_batch_is_cut(name: str, options: dict[str, Any]) -> None:
+    task, batch = make_task(name, options).eval(), make_batch()
+    whole = all_losses(task, make_inputs(task, batch))
+    cuts = [(0, 2), (2, 3), (3, B)]
+    parts = [make_inputs(task, {k: v[a:b] for k, v in batch.items()}, first=a) for a, b in cuts]
+    shares = [(b - a) / B for a, b in cuts]
+    for entry in task.global_means(parts[0]):
+        mean = torch.stack([part[entry] * share for part, share in zip(parts, shares, strict=True)]).sum()
+        for part in parts:
+            part[entry] = mean
+    sliced = [all_losses(task, part) for part in parts]
+    for term, loss in whole.items():
+        together = sum(losses[term].item() * share for losses, share in zip(sliced, shares, strict=True))
+        assert together == pytest.approx(loss.item(), rel=1e-5), term
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "entry"),
+    [("autoencoder", {"drop": 0.5}, "kept"), ("context_encoder", {"mask": "random"}, "hidden")],
+)
+def test_random_inputs_belong_to_samples(name: str, options: dict[str, Any], entry: str) -> None:
+    task, batch = make_task(name, options), make_batch()
+    whole = make_inputs(task, batch)[entry]
+    part = make_inputs(task, {k: v[3:5] for k, v in batch.items()}, first=3)[entry]
+    assert torch.equal(part, whole[3:5])
+    assert not torch.equal(whole[3], whole[4])
+    assert not torch.equal(make_inputs(task, batch, first=100)[entry], whole)
+
+
+@trained
+def test_a_few_steps_of_each_player_alone_reduce_its_loss(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    task, batch = make_task(name, options, width=8), make_batch()
+    for player in task.players:
+        freeze_others(task, player)
+        optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], lr=3e-3)
+        history = []
+        for _ in range(25):
+            inputs = make_inputs(task, batch)
+            losses = task.losses(player, inputs, task(inputs))
+            loss = torch.stack([task.terms[term].weight * value for term, value in losses.items()]).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            history.append(loss.item())
+        assert history[-1] < 0.8 * history[0], (player, history)
+
+
+@trained
+def test_pictures_are_pictures(name: str, options: dict[str, Any]) -> None:
+    task, batch = make_task(name, options).eval(), make_batch()
+    pictures = task.samples(make_inputs(task, batch))
+    assert len(pictures) >= 2
+    for title, picture in pictures.items():
+        assert picture.shape == (B, 3, SIZE, SIZE), title
+        assert picture.dtype == torch.float32 and picture.min() >= 0 and picture.max() <= 1, title
+    if "truth" in pictures:
+        torch.testing.assert_close(pictures["truth"], batch["image"], rtol=0, atol=1e-6)
+
+
+@trained
+def test_low_precision_gives_nearly_the_same_losses_in_full_precision(name: str, options: dict[str, Any]) -> None:
+    task = make_task(name, options)
+    inputs = make_inputs(task, make_batch())
+    full = all_losses(copy.deepcopy(task), inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = all_losses(task, inputs)
+    for term, loss in low.items():
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(full[term].item(), rel=0.1), term
+
+
+@every
+@pytest.mark.parametrize(
+    ("size", "encoder"),
+    [(32, {}), (96, {"stem": "large"}), (224, {"stem": "large"}), (40, {"name": "resnet18", "norm": "none"})],
+    ids=str,
+)
+def test_all_sizes_and_encoders(name: str, options: dict[str, Any], size: int, encoder: dict[str, Any]) -> None:
+    batch = make_batch(2, size)
+    task = build_task(name, options, EncoderConfig(**{"width": 4} | encoder), size, CLASSES, seed=0)
+    task.initialize(batch)
+    assert all(loss.isfinite() for loss in all_losses(task, make_inputs(task, batch)).values())
+    maps = task.eval().encoder()(batch["image"])
+    assert tuple(maps) == task.encoder().layers
+    assert all(isinstance(map_, Tensor) and map_.isfinite().all() for map_ in maps.values())
+
+
+@every
+def test_the_seed_alone_decides_the_networks(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    first = build_task(name, options, EncoderConfig(width=4), SIZE, CLASSES, seed=3).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(2)
+    second = build_task(name, options, EncoderConfig(width=4), SIZE, CLASSES, seed=3).state_dict()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize(("name", "options"), BASELINES, ids=str)
+def test_baselines_have_nothing_to_train(name: str, options: dict[str, Any]) -> None:
+    task = make_task(name, options)
+    assert not task.players and not task.terms
+    assert task.samples(make_inputs(task, make_batch())) == {}
+
+
+def test_rescaling_changes_the_random_encoder() -> None:
+    random, rescaled = make_task("random", {}).encoder(), make_task("rescaled", {}).encoder()
+    assert [p.shape for p in random.parameters()] == [p.shape for p in rescaled.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(random.parameters(), rescaled.parameters(), strict=True))
