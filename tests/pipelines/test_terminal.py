@@ -1,0 +1,70 @@
+"""What a person sees where nothing can be redrawn: few lines of progress, errors of one line, tables without markup."""
+
+import time
+from typing import Literal
+
+import pytest
+from pydantic import Field
+
+from components.config import Config
+from pipelines import terminal
+from pipelines.describe import option_facts
+
+
+def test_progress_in_a_pipe_is_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with terminal.Watch() as watch:
+        watch.update("a", "rotation", 1, 100, "loss 1.4")
+        watch.update("a", "rotation", 2, 100)
+        watch.update("b", "colorization", 1, 10)
+        clock[0] += terminal.PLAIN_INTERVAL
+        watch.update("a", "rotation", 50, 100)
+        watch.update("a", "rotation", 100, 100)
+        watch.say("a broken image was skipped: [x].jpg")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "rotation: 1/100 loss 1.4",
+        "colorization: 1/10",
+        "rotation: 50/100",
+        "rotation: 100/100",
+        "a broken image was skipped: [x].jpg",
+    ]
+
+
+def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.Watch(quiet=True) as watch:
+        watch.update("a", "rotation", 100, 100)
+        watch.say("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_error_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.error("first\n   second [red]\n")
+    assert capsys.readouterr().err == "genoise: error: first second [red]\n"
+
+
+def test_rows_align_numbers_and_show_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_rows(
+        [{"recipe": "rotation [a]", "test": 61.256, "±": None}, {"recipe": "random", "test": 9.5, "±": 0.1}]
+    )
+    header, _, first, second = capsys.readouterr().out.splitlines()
+    assert header.split() == ["recipe", "test", "±"]
+    assert first.split() == ["rotation", "[a]", "61.26", "–"]
+    assert second.split() == ["random", "9.5", "0.1"]
+    assert first.index("61.26") + 5 == second.index("9.5") + 3
+
+
+def test_options_are_told_with_their_ranges() -> None:
+    class Options(Config):
+        target: Literal["classes", "regression"] = "classes"
+        drop: float = Field(0.0, ge=0, lt=1, description="share dropped")
+        rebalance: float | None = Field(0.5, gt=0, le=1)
+
+    facts = option_facts(Options)
+    assert facts["target"] == {"type": "classes | regression", "range": "", "default": "classes", "description": ""}
+    assert facts["drop"] == {"type": "float", "range": ">= 0, < 1", "default": 0.0, "description": "share dropped"}
+    assert (facts["rebalance"]["type"], facts["rebalance"]["range"]) == ("float | null", "> 0, <= 1")
