@@ -206,7 +206,7 @@ def transfer(
 
     \b
     Examples:
-      genoise transfer --encoder models:/genoise@best --benchmark linear
+      genoise transfer --encoder models:/genoise-shapes@best --benchmark linear
       genoise transfer --encoder ./encoder --benchmark linear --source cifar10 --root ./cifar-10-binary.tar.gz
       genoise transfer --encoder ./encoder --benchmark linear --set benchmark.layers=[conv3,conv4]
     """
