@@ -21,7 +21,7 @@ from components.parallel import World
 from components.tasks.base import Batch, Task, all_tasks, build_task, resolve_weights
 
 STEPS, BATCH, SIZE, CLASSES, SEED = 3, 7, 32, 5, 11  # an odd batch: slices of two ranks are unequal
-LR, MOMENTUM, TOLERANCE = 0.01, 0.9, 1e-5
+LR, MOMENTUM, TOLERANCE = 0.003, 0.9, 1e-5
 TRAINABLE = [name for name, cls in all_tasks().items() if name not in ("random", "rescaled")]
 # Weights that make every term matter: with a published weight of .001 a wrong adversarial gradient would hide.
 WEIGHT = 0.7
@@ -105,7 +105,8 @@ def moved(task: Task, start: dict[str, Tensor]) -> bool:
 def test_engine_equals_naive_loop(name: str) -> None:
     task, reference = make_task(name), make_task(name)
     start = {k: v.clone() for k, v in task.state_dict().items()}
-    run_engine(task, config(), World())
+    # The same memory layout on both sides: another one rounds differently, and a rectifier can turn that into a jump.
+    run_engine(task, config(channels_last=False), World())
     naive_loop(reference)
     assert moved(task, start)
     assert difference(task.state_dict(), reference.state_dict()) < TOLERANCE
