@@ -6,7 +6,7 @@ a finished batch is handed over without a copy.
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -50,7 +50,7 @@ class Loader:
         self.threads, self.prefetch = threads, max(prefetch, threads)
         self.waited = 0.0
 
-    def iterate(self, step: int = 0) -> Iterator[Loaded]:
+    def iterate(self, step: int = 0) -> Generator[Loaded, None, None]:
         """The slices from ``step`` to the end of the plan. Nothing before ``step`` is read.
 
         Errors of the threads are raised here. Leaving early (close, break, an exception) stops the threads.

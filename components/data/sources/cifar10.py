@@ -140,7 +140,8 @@ def _unpack(archive: Path) -> Path:
         with suppress(OSError):  # another process was faster, with the same files
             os.rename(partial, target)
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{archive} cannot be unpacked ({error}): download it again from {URL}") from None
+        reason = getattr(error, "strerror", None) or "not a whole archive"
+        raise UserError(f"{archive} cannot be unpacked ({reason}): download it again from {URL}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if not target.is_dir():

@@ -46,7 +46,7 @@ def test_values_against_numpy() -> None:
 def test_cutting_a_batch_changes_nothing() -> None:
     batch, config = example(), AugmentConfig(flip=True, shift=2)
     whole = augment(batch, config, Draws(1, torch.arange(64)))
-    for part in torch.arange(64).split(24):
+    for part in torch.arange(64).tensor_split(3):
         piece = augment({k: v[part] for k, v in batch.items()}, config, Draws(1, part))
         for name, value in piece.items():
             assert torch.equal(value, whole[name][part])

@@ -1,4 +1,4 @@
-"""Data set and loader: ids to tensors, a bounded cache, replacement of what is broken, prefetching that ends cleanly."""
+"""Data set and loader: ids to tensors, a bounded cache, replacement of what is broken, prefetching that ends well."""
 
 import io
 import threading
@@ -119,7 +119,9 @@ def test_a_broken_sample_is_replaced_by_the_next_of_its_shard(tmp_path: Path) ->
 def test_too_many_broken_samples_stop_the_job(tmp_path: Path) -> None:
     index = with_broken(tmp_path, {3, 4, 9})
     data = ShardedDataset(index, "train", lambda name: tmp_path / name, 8, max_replaced=0.1)
-    with pytest.raises(UserError, match=r"^more than 2 of 20 samples cannot be decoded: train-0.tar:k3 \(.*\), ") as caught:
+    with pytest.raises(
+        UserError, match=r"^more than 2 of 20 samples cannot be decoded: train-0.tar:k3 \(.*\), "
+    ) as caught:
         data.get(np.arange(20))
     assert "\n" not in str(caught.value)
     index = with_broken(tmp_path, set(range(10)))
@@ -185,7 +187,7 @@ def test_leaving_early_ends_the_threads_and_prefetching_is_bounded(
     asked: list[int] = []
     original = data.get
 
-    def counting(ids: np.ndarray) -> dict[str, torch.Tensor]:  # type: ignore[type-arg]
+    def counting(ids: np.ndarray) -> dict[str, torch.Tensor]:
         asked.append(len(ids))
         return original(ids)
 

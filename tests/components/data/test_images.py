@@ -192,7 +192,9 @@ def test_large_jpegs_decode_as_if_decoded_in_full() -> None:
     image = np.stack([x * 0.7, y, 128 + 60 * np.sin(x / 40)], 2).astype(np.uint8)
     data = encode_jpeg(image)
     small = decode(data, 32).astype(np.int64)
-    reference = np.asarray(Image.fromarray(image[:, 40:280]).resize((32, 32), Image.Resampling.BICUBIC)).astype(np.int64)
+    reference = np.asarray(Image.fromarray(image[:, 40:280]).resize((32, 32), Image.Resampling.BICUBIC)).astype(
+        np.int64
+    )
     assert small.shape == (32, 32, 3)
     assert np.abs(small - reference).mean() < 2
 
