@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ NAMESPACE = "genoise"
 # Images travel by shards on disk and weights by checkpoints; objects are small messages. Ray's own choice, 30 % of the
 # memory, is taken from what caches decoded images, and /dev/shm of a container is often smaller than that.
 OBJECT_STORE_BYTES = 256 << 20
+CONNECT_TIMEOUT_S = 5.0
 PROJECT = Path(__file__).resolve().parents[1]
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -51,7 +53,7 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
                     _start_private(options, min_cpus)
                 else:
                     _join(shared, options)
-        except (ConnectionError, TimeoutError, RuntimeError) as error:
+        except (OSError, RuntimeError) as error:
             where = f"the Ray cluster at {shared}" if shared else "a private Ray instance"
             said = (" ".join(str(error).split()) or type(error).__name__)[:200]
             raise OutsideError(f"cannot reach {where}: {said}; check RAY_ADDRESS and `ray status`") from error
@@ -83,6 +85,10 @@ def _start_private(options: dict[str, Any], min_cpus: int) -> None:
 def _join(address: str, options: dict[str, Any]) -> None:
     if address.startswith("ray://"):
         raise OutsideError(f"{address}: jobs are submitted, `ray job submit --working-dir . -- genoise ...`")
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        # Asked first: where nobody answers, Ray ends the whole process, after minutes, without an exception.
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
     inside_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if not inside_job and (PROJECT / "pyproject.toml").is_file():  # run from a checkout: the workers need the code too
         options["runtime_env"] = {

@@ -346,12 +346,12 @@ def _code(error: Any) -> str:
 
 def _may_pass(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
-    from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return _code(error) in TRANSIENT or status >= 500
-    return isinstance(error, HTTPClientError | IncompleteReadError)
+    return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError)
 
 
 def _open_client() -> Any:

@@ -13,6 +13,7 @@ import re
 import tempfile
 import time
 import urllib.parse
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,9 +294,15 @@ class Tracker:
 
     @_readable
     def log_table(self, run_id: str, rows: Sequence[Mapping[str, Any]], file: str) -> None:
-        """Store rows (equal keys) as the artifact ``file`` (.json), which the UI shows as a table."""
-        columns = {key: [row[key] for row in rows] for key in (rows[0] if rows else {})}
-        self.client.log_table(run_id, columns, file)
+        """Store rows as the artifact ``file`` (.json), which the UI shows as a table."""
+        # The form of MLflow's own log_table, without pandas: it would be imported for this alone.
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = {"columns": columns, "data": [[row.get(column) for column in columns] for row in rows]}
+        self.client.log_text(run_id, json.dumps(table), file)
+        known = json.loads(self.client.get_run(run_id).data.tags.get("mlflow.loggedArtifacts", "[]"))
+        entry = {"path": file, "type": "table"}
+        if entry not in known:
+            self.client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([*known, entry]))
 
     @_readable
     def log_artifacts(self, run_id: str, path: Path, folder: str | None = None) -> None:
@@ -495,7 +502,7 @@ def _fetch_remote(url: str, cache: Path) -> Path:
     target = cache / "encoders" / re.sub(r"\W+", "-", url)
     names = [name for name in storage.list() if "/" not in name]
     if "config.json" not in names:
-        raise OutsideError(f"no encoder at {url}: there is no config.json")
+        raise OutsideError(f"no encoder at {url}: there is no config.json in it")
     for name in names:
         storage.download(name, target / name)
     return target
@@ -525,7 +532,8 @@ def _open_client(uri: str) -> "MlflowClient":
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that create the tables at once trip over each other.
-        with open(f"{database}.lock", "w") as lock:
+        with open(f"{database}.lock", "w") as lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what MLflow's own tables warn of is no news to anybody here
             fcntl.flock(lock, fcntl.LOCK_EX)
             client = MlflowClient(uri, registry_uri=uri)
             client.search_experiments(max_results=1)

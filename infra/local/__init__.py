@@ -2,6 +2,6 @@
 
 from infra.local.mlflow import serve_mlflow
 from infra.local.s3 import serve_s3
-from infra.local.server import Server
+from infra.local.server import Server, free_port
 
-__all__ = ["Server", "serve_mlflow", "serve_s3"]
+__all__ = ["Server", "free_port", "serve_mlflow", "serve_s3"]

@@ -20,7 +20,8 @@ def serve_mlflow(home: Path, port: int | None = None, workers: int = 1, artifact
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--workers", str(workers)]
     command += ["--artifacts-destination", artifacts or str(home / "mlartifacts")]
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    # Without the queue of background jobs, which serves what is not used here and takes a process of its own.
+    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = start("the tracking server", command, url, home / "mlflow-server.log", lambda: _healthy(url), environment)
     server.environment = {"MLFLOW_TRACKING_URI": url}
     return server

