@@ -24,6 +24,7 @@ Fetch = Callable[[str], Path]  # shard name -> local file, downloaded and verifi
 Arrays = dict[str, NDArray[Any]]
 
 PICTURES = ("image", "edges")
+BATCHED = (*PICTURES, "mask", "label")  # fields that become tensors; others are read with `member`
 OPEN_SHARDS = 32  # mapped at a time: two windows of the order, and some room
 CACHE_BYTES = 2 * 2**30
 
@@ -52,13 +53,14 @@ class ShardedDataset:
         if split not in index.splits:
             raise unknown("split", split, index.splits)
         for field in fields:
-            if field not in index.fields or field not in _DECODERS:
-                raise unknown("field of this data set", field, [f for f in index.fields if f in _DECODERS])
+            if field not in index.fields or field not in BATCHED:
+                raise unknown("field of this data set", field, [f for f in index.fields if f in BATCHED])
         self.entries = index.splits[split]
         self.shard_sizes = [entry.samples for entry in self.entries]
         self.fields, self.size = tuple(fields), size
         self.replaced: dict[str, str] = {}  # "shard:key" -> reason
-        self._ends = np.cumsum(np.asarray(self.shard_sizes, np.int64))
+        self._sizes = np.asarray(self.shard_sizes, np.int64)
+        self._ends = np.cumsum(self._sizes)
         self._extensions = index.fields
         self._classes = len(index.classes)
         self._fetch = fetch
@@ -103,58 +105,65 @@ class ShardedDataset:
             elif cached.any():
                 values[cached] = self._cache[field][ids[cached]]
         missing = np.flatnonzero(~cached)
-        # Shard after shard, in file order: each shard is opened once, and a disk reads forwards.
-        for place in missing[np.argsort(ids[missing], kind="stable")]:
-            self._read(int(ids[place]), out, int(place))
+        # Shard after shard, in file order: each shard is looked up once, and a disk reads forwards.
+        missing = missing[np.argsort(ids[missing], kind="stable")]
+        numbers, samples = self._locate(ids[missing])
+        shard: Shard | None = None
+        before = -1
+        for number, sample, place in zip(numbers.tolist(), samples.tolist(), missing.tolist(), strict=True):
+            if shard is None or number != before:
+                shard, before = self._open(number), number
+            self._read(number, shard, sample, out, place)
         self._keep(ids[missing], missing, out)
         return {field: _to_tensor(field, values) for field, values in out.items()}
 
     def labels(self, ids: Int64 | None = None) -> Int64:
         """Labels alone (int64), of ``ids`` or of all samples; decodes no image. Raises UserError if there are none."""
         if "label" not in self._extensions:
-            raise unknown("field of this data set", "label", [f for f in self._extensions if f in _DECODERS])
+            raise unknown("field of this data set", "label", [f for f in self._extensions if f in BATCHED])
         ids = np.arange(len(self), dtype=np.int64) if ids is None else ids
-        out = np.zeros(len(ids), np.int64)
-        for place in np.argsort(ids, kind="stable"):
-            shard, sample = self._locate(int(ids[place]))
-            out[place] = self._decode(self._open(shard), sample, "label")
-        return out
+        out = {"label": np.zeros(len(ids), np.int64)}
+        for place in np.argsort(ids, kind="stable").tolist():
+            shard, sample = self._find(int(ids[place]))
+            self._decode(shard, sample, "label", out, place)
+        return out["label"]
 
     def key(self, sample_id: int) -> str:
         """The key of a sample in its shard."""
-        shard, sample = self._locate(sample_id)
-        return self._open(shard).keys[sample]
+        shard, sample = self._find(sample_id)
+        return shard.keys[sample]
 
     def member(self, sample_id: int, field: str) -> bytes:
         """The stored bytes of any field (boxes too); UserError when the sample does not have it."""
-        shard, sample = self._locate(sample_id)
-        data = self._open(shard).member(sample, self._extensions.get(field, field))
+        shard, sample = self._find(sample_id)
+        data = shard.member(sample, self._extensions.get(field, field))
         if data is None:
             raise unknown("field of this data set", field, self._extensions)
         return bytes(data)
 
-    def _read(self, sample_id: int, out: Arrays, place: int) -> None:
+    def _read(self, number: int, shard: Shard, sample: int, out: Arrays, place: int) -> None:
         """Decode a sample, or the next readable one of its shard, into row ``place`` of ``out``."""
-        number, sample = self._locate(sample_id)
-        shard = self._open(number)
         for step in range(len(shard)):
             other = (sample + step) % len(shard)
             try:
                 for field in self.fields:
-                    out[field][place] = self._decode(shard, other, field)
+                    self._decode(shard, other, field, out, place)
                 return
             except BrokenImage as error:
                 self._replace(f"{self.entries[number].name}:{shard.keys[other]}", str(error))
         raise UserError(f"no sample of shard {shard.path} can be decoded: run `genoise prepare` again")
 
-    def _decode(self, shard: Shard, sample: int, field: str) -> Any:
+    def _decode(self, shard: Shard, sample: int, field: str, out: Arrays, place: int) -> None:
+        """Decode one field of a sample into row ``place`` of ``out``. Raises BrokenImage."""
         data = shard.member(sample, self._extensions[field])
         if data is None:
             raise BrokenImage(f"it has no {field} ({self._extensions[field]})")
-        value = _DECODERS[field](data, self.size)
-        if field == "label" and not 0 <= value < self._classes:
-            raise BrokenImage(f"label {value} is not among the {self._classes} classes")
-        return value
+        if field == "label":
+            out[field][place] = _decode_label(data, self._classes)
+        elif field == "mask":
+            out[field][place] = decode_map(data, self.size)
+        else:
+            decode(data, self.size, out[field][place])
 
     def _replace(self, name: str, reason: str) -> None:
         with self._lock:
@@ -166,10 +175,15 @@ class ShardedDataset:
                     "run `genoise prepare` again"
                 )
 
-    def _locate(self, sample_id: int) -> tuple[int, int]:
-        """(number of the shard, sample in it)."""
-        number = int(np.searchsorted(self._ends, sample_id, side="right"))
-        return number, sample_id - (int(self._ends[number - 1]) if number else 0)
+    def _locate(self, ids: Int64) -> tuple[Int64, Int64]:
+        """(numbers of the shards, samples in them)."""
+        numbers = np.searchsorted(self._ends, ids, side="right")
+        return numbers, ids - (self._ends[numbers] - self._sizes[numbers])
+
+    def _find(self, sample_id: int) -> tuple[Shard, int]:
+        """(shard, sample in it)."""
+        numbers, samples = self._locate(np.array([sample_id], np.int64))
+        return self._open(int(numbers[0])), int(samples[0])
 
     def _open(self, number: int) -> Shard:
         """A mapped shard; the least recently used one is let go when there are too many."""
@@ -219,16 +233,8 @@ def _to_tensor(field: str, values: NDArray[Any]) -> Tensor:
     return tensor.long()
 
 
-def _decode_label(data: memoryview, size: int) -> int:
+def _decode_label(data: memoryview, classes: int) -> int:
     text = bytes(data).strip()
-    if not text.isdigit():
-        raise BrokenImage(f"its label is {text[:20]!r}, not a number")
+    if not text.isdigit() or int(text) >= classes:
+        raise BrokenImage(f"its label is {text[:20]!r}, not a number below {classes}")
     return int(text)
-
-
-_DECODERS: dict[str, Callable[[memoryview, int], Any]] = {
-    "image": decode,
-    "edges": decode,
-    "mask": decode_map,
-    "label": _decode_label,
-}

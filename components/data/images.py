@@ -122,17 +122,21 @@ def _check_size(width: int, height: int) -> None:
         raise BrokenImage(f"{width} x {height} is more than {MAX_PIXELS // 10**6} million pixels")
 
 
-def decode(data: Buffer, size: int) -> UInt8:
+def decode(data: Buffer, size: int, out: UInt8 | None = None) -> UInt8:
     """An image file -> uint8 (size, size, 3) RGB: its largest centred square, resized with antialiasing.
 
-    Raises BrokenImage. JPEGs that are at least twice too large are decoded at a fraction of their size (the discrete
-    cosine transform gives it for less than full decoding).
+    With ``out``, a contiguous array of that shape, the pixels are written there. JPEGs that are at least twice too
+    large are decoded at a fraction of their size (the discrete cosine transform gives it for less than full decoding).
+    Raises BrokenImage.
     """
-    rgb_HW3 = decode_full(data, least=size)
+    rgb_HW3 = decode_full(data, least=size, out=out)
     height, width = rgb_HW3.shape[:2]
-    if (height, width) == (size, size):
-        return rgb_HW3
-    return np.asarray(Image.fromarray(rgb_HW3).resize((size, size), Image.Resampling.BICUBIC, _square(width, height)))
+    if (height, width) != (size, size):
+        square = _square(width, height)
+        rgb_HW3 = np.asarray(Image.fromarray(rgb_HW3).resize((size, size), Image.Resampling.BICUBIC, square))
+    if out is not None and not np.may_share_memory(rgb_HW3, out):
+        out[:] = rgb_HW3
+    return rgb_HW3
 
 
 def decode_map(data: Buffer, size: int) -> UInt8:
@@ -155,14 +159,18 @@ def decode_map(data: Buffer, size: int) -> UInt8:
         raise BrokenImage(_reason(bytes(data), error)) from None
 
 
-def decode_full(data: Buffer, least: int = 0) -> UInt8:
-    """An image file -> uint8 (H, W, 3) RGB at its own size; a JPEG may come smaller, but no side below ``least``."""
+def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8:
+    """An image file -> uint8 (H, W, 3) RGB at its own size; a JPEG may come smaller, but no side below ``least``.
+
+    A JPEG of the shape of ``out`` is decoded right into it (the result is a view of ``out``). Raises BrokenImage.
+    """
     try:
         if bytes(data[:2]) == b"\xff\xd8":
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             _check_size(width, height)
             least = least if least and min(height, width) >= 2 * least else 0
-            rgb_HW3: UInt8 = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
+            room = out if out is not None and out.shape == (height, width, 3) else None
+            rgb_HW3: UInt8 = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, buffer=room)
             return rgb_HW3
         plain = _decode_plain_png(data)
         if plain is not None:
