@@ -37,10 +37,15 @@ def _readable(model: type[BaseModel], error: ValidationError, where: str) -> Use
     if first["type"] == "extra_forbidden":
         owner: Any = model
         for part in path[:-1]:
-            owner = getattr(owner.model_fields[part].annotation, "model_fields", None) and owner.model_fields[part].annotation
+            owner = (
+                getattr(owner.model_fields[part].annotation, "model_fields", None)
+                and owner.model_fields[part].annotation
+            )
             if owner is None:
                 break
-        return unknown("key", key, [where + ".".join([*path[:-1], name]) for name in (owner.model_fields if owner else [])])
+        return unknown(
+            "key", key, [where + ".".join([*path[:-1], name]) for name in (owner.model_fields if owner else [])]
+        )
     said = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if path and not isinstance(first["input"], dict) else ""
     return UserError(f"{key}: {said[:1].lower()}{said[1:]}{given}" if key else said)
@@ -103,8 +108,12 @@ class TrainingConfig(Config):
     compile: bool = False
     sync_batch_norm: bool = Field(True, description="share batch statistics among workers")
     optimizer: dict[str, Any] = Field(default_factory=dict, description="overrules keys of every player's optimizer")
-    players: dict[str, dict[str, Any]] = Field(default_factory=dict, description="overrules keys of one player's optimizer")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="learning rate over the run, to zero")
+    players: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="overrules keys of one player's optimizer"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "cosine", description="learning rate over the run, to zero"
+    )
     warmup: float = Field(0.05, ge=0, le=1, description="share of the run in which the learning rate rises from zero")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of a player")
     ema: float | None = Field(None, gt=0, lt=1, description="decay per step of the averaged weights; None: no average")
@@ -117,7 +126,14 @@ class TrainingConfig(Config):
     max_failures: int = Field(3, ge=0, description="lost workers survived before the job gives up")
 
 
-class ProbeConfig(Config):
+class BenchmarkConfig(Config):
+    """A transfer protocol: its name in reports, and its kind (see components.transfer.protocol)."""
+
+    name: str
+    kind: str
+
+
+class ProbeConfig(BenchmarkConfig):
     """The protocol of a linear probe; it is stored beside every score."""
 
     name: str = "linear"
@@ -126,7 +142,8 @@ class ProbeConfig(Config):
     features: int = Field(1024, ge=16, description="largest number of features a layer is pooled to")
     samples: int | None = Field(None, ge=10, description="training samples of the probe; None uses all")
     penalties: tuple[float, ...] = Field((1e-4, 1e-3, 1e-2), description="L2 penalties tried on the validation split")
-    iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most")
+    iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most, for each penalty")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the encoder; the probe itself is float32")
 
     @field_validator("penalties")
     @classmethod
@@ -142,11 +159,15 @@ class Recipe(Config):
     name: str
     summary: str = ""
     task: str
-    options: dict[str, Any] = Field(default_factory=dict, description="the task's own options; see `genoise tasks NAME`")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="the task's own options; see `genoise tasks NAME`"
+    )
     data: DataConfig = DataConfig()
     encoder: EncoderConfig = EncoderConfig()
     training: TrainingConfig = TrainingConfig()
-    weights: dict[str, float] = Field(default_factory=dict, description="term: weight; terms not named keep their default")
+    weights: dict[str, float] = Field(
+        default_factory=dict, description="term: weight; terms not named keep their default"
+    )
     search: dict[str, Any] = Field(default_factory=dict, description="term or key: range, for sweeps")
     benchmarks: tuple[str, ...] = ("linear",)
 

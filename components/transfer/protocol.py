@@ -1,0 +1,136 @@
+"""Benchmarks and their scores. A new kind of benchmark is one new file beside this one.
+
+It brings a configuration (a subclass of components.config.BenchmarkConfig) and a function decorated with
+`register_benchmark`; `run_benchmark` finds it by the configuration's ``kind``.
+"""
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from components.config import BenchmarkConfig, Config
+from components.errors import UserError, unknown
+from components.networks.encoder import Encoder
+from components.transfer.features import Dataset
+
+
+class Score(Config):
+    """What an encoder is worth on one benchmark, with everything that is needed to measure it again."""
+
+    benchmark: str
+    value: float = Field(description="the score on `split`, of the layer that was best on validation")
+    metric: str = Field(description="top1: share of the samples whose most likely class is right, in [0, 1]")
+    split: Literal["val", "test"] = Field(description="what `value` was measured on; val where no test split was given")
+    n: int = Field(ge=1, description="samples that `value` is a mean over")
+    layer: str
+    layers: dict[str, float] = Field(description="the validation score of every layer, shallow to deep")
+    protocol: dict[str, Any] = Field(description="configuration, choices made on validation, sizes, versions")
+
+
+Datasets = Mapping[str, Dataset]
+Run = Callable[[Any, Encoder, Datasets, torch.device], Score]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A kind of benchmark: the class of its configuration, and the function that scores an encoder by it."""
+
+    config: type[BenchmarkConfig]
+    run: Run
+
+
+_REGISTRY: dict[str, Benchmark] = {}
+
+
+def register_benchmark(kind: str, config: type[BenchmarkConfig]) -> Callable[[Run], Run]:
+    """Decorator of the function that scores: makes a kind of benchmark known."""
+
+    def add(run: Run) -> Run:
+        _REGISTRY[kind] = Benchmark(config, run)
+        return run
+
+    return add
+
+
+def all_benchmarks() -> dict[str, Benchmark]:
+    """Every kind of benchmark: each module beside this file is imported once and registers itself."""
+    package = importlib.import_module("components.transfer")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"components.transfer.{module.name}")
+    return dict(sorted(_REGISTRY.items()))
+
+
+def get_benchmark(kind: str) -> Benchmark:
+    """The benchmark of that kind; UserError with the nearest name otherwise."""
+    kinds = all_benchmarks()
+    if kind not in kinds:
+        raise unknown("kind of benchmark", kind, kinds)
+    return kinds[kind]
+
+
+def run_benchmark(
+    config: BenchmarkConfig, encoder: Encoder, datasets: Datasets, device: torch.device | str = "cpu"
+) -> Score:
+    """Score ``encoder`` by the protocol ``config``. ``datasets``: train, val and, to have the last word, test.
+
+    Choices are made on ``val``; ``test`` is read once, after them. Leave it out while anything else is being chosen
+    (a sweep): the score is then the validation's. Raises UserError for an unknown kind or layer, or a missing split.
+    """
+    for split in ("train", "val"):
+        if split not in datasets or len(datasets[split]) == 0:
+            raise UserError(
+                f"benchmark {config.name!r} needs a {split} split that is not empty: prepare the data with one"
+            )
+    return get_benchmark(config.kind).run(config, encoder, datasets, torch.device(device))
+
+
+def gap_closed(score: float, random: float, supervised: float) -> float | None:
+    """(score - random) / (supervised - random): 0 is a random network, 1 is supervised pretraining.
+
+    May lie outside [0, 1]. None where supervised pretraining is not better than random: there is no gap to close.
+    """
+    return (score - random) / (supervised - random) if supervised > random else None
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
+    """Mean and half width of Student's confidence interval over independent runs (seeds).
+
+    None instead of the half width for a single run, which says nothing of its spread. Raises ValueError without values.
+    """
+    n = len(values)
+    if n == 0:
+        raise ValueError("no values to average")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, None
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    return mean, t_quantile(0.5 + level / 2, n - 1) * deviation / math.sqrt(n)
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """The ``probability`` quantile (in [0.5, 1)) of Student's t distribution with ``freedom`` >= 1 degrees."""
+    if not (0.5 <= probability < 1 and freedom >= 1):
+        raise ValueError(f"t quantile of probability {probability} with {freedom} degrees of freedom")
+    # t = sqrt(freedom) tan(angle): bisection over the angle is bounded however heavy the tail.
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, freedom) < 2 * probability - 1 else (low, middle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+
+def _t_within(angle: float, freedom: int) -> float:
+    """P(|T| < sqrt(freedom) tan(angle)) (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    odd = freedom % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * k / (k + 1)
+    return (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
