@@ -27,7 +27,7 @@ class Colorization(Task):
     """L in, ab out; the encoder sees L only, and saved encoders convert RGB themselves.
 
     The published optimizer (Adam .9/.99 at 3e-5 with weight decay 1e-3, for 450,000 steps) does not get anywhere in
-    the few thousand steps of a small run: the default is Adam .9/.99 at 1e-3 without decay.
+    the few thousand steps of a small run: the default is Adam .9/.99 at 3e-3 without decay.
     """
 
     name = "colorization"
@@ -37,7 +37,7 @@ class Colorization(Task):
         "cross_entropy": Term(1.0, "Zhang et al. 2016, equation 2 (target: classes)", (0.1, 10.0)),
         "l2": Term(1.0, "Zhang et al. 2016, equation 1, ab / 110, mean over pixels (target: regression)", (0.1, 10.0)),
     }
-    players = {"colorizer": Player(("trunk", "decoder"), OptimizerConfig(lr=1e-3, betas=(0.9, 0.99)))}
+    players = {"colorizer": Player(("trunk", "decoder"), OptimizerConfig(lr=3e-3, betas=(0.9, 0.99)))}
 
     class Options(Task.Options):
         """What may be said under ``options``."""
