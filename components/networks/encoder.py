@@ -67,16 +67,14 @@ class Encoder(nn.Module):
         rgb: standardized with ImageNet's mean and deviation; lab, l, ab: CIE Lab with (L - 50) / 50 and ab / 110,
         about [-1, 1].
         """
-        # Lab is steep near black, and bf16 has 8 bits: the conversion stays in float32 under autocast.
-        with torch.autocast(rgb_BCHW.device.type, enabled=False):
-            rgb_BCHW = rgb_BCHW.float()
-            if self.config.input == "rgb":
-                return (rgb_BCHW - self._mean) / self._std
-            lab_BCHW = rgb_to_lab(rgb_BCHW)
-            l_B1HW, ab_B2HW = (lab_BCHW[:, :1] - 50) / 50, lab_BCHW[:, 1:] / 110
-            if self.config.input == "l":
-                return l_B1HW
-            return ab_B2HW if self.config.input == "ab" else torch.cat([l_B1HW, ab_B2HW], dim=1)
+        rgb_BCHW = rgb_BCHW.float()  # Lab is steep near black, and bf16 has 8 bits
+        if self.config.input == "rgb":
+            return (rgb_BCHW - self._mean) / self._std
+        lab_BCHW = rgb_to_lab(rgb_BCHW)
+        l_B1HW, ab_B2HW = (lab_BCHW[:, :1] - 50) / 50, lab_BCHW[:, 1:] / 110
+        if self.config.input == "l":
+            return l_B1HW
+        return ab_B2HW if self.config.input == "ab" else torch.cat([l_B1HW, ab_B2HW], dim=1)
 
     def encode(self, native_BCHW: Tensor) -> dict[str, Tensor]:
         """The trunk alone: what `convert` returned, or something like it, to {layer: feature map}."""
