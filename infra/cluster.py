@@ -1,9 +1,12 @@
 """Ray: the cluster of a submitted job, or a private instance on this machine."""
 
+import functools
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,13 +76,33 @@ def resources() -> dict[str, float]:
 
 def _start_private(options: dict[str, Any], min_cpus: int) -> None:
     cores = len(os.sched_getaffinity(0))
-    ray.init(
+    start = functools.partial(
+        ray.init,
         address="local",
         num_cpus=max(cores, min_cpus),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         **options,
     )
+    _in_lasting_thread(start)
+
+
+def _in_lasting_thread(start: Callable[[], Any]) -> None:
+    """Call ``start`` in a thread that never ends: the kernel ends Ray's servers together with the thread that started
+    them (PR_SET_PDEATHSIG), and whoever connects first may be a thread that is soon over."""
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            start()
+            outcome.set_result(None)
+        except BaseException as error:
+            outcome.set_exception(error)
+            return
+        threading.Event().wait()
+
+    threading.Thread(target=run, name="ray", daemon=True).start()
+    outcome.result()
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

@@ -126,7 +126,9 @@ class Recorder:
         """Start the actor on this node, beside the driver and its store. Ray must be connected."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(Writer)
-        self._actor = actor.options(num_cpus=0, scheduling_strategy=here).remote(tracker)
+        # Restarted where it dies (memory, a fault in the store): what was not written yet is lost, the run is not.
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 2, "scheduling_strategy": here}
+        self._actor = actor.options(**options).remote(tracker)
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
         """Numbers of a run at one step."""
@@ -146,12 +148,12 @@ class Recorder:
 
     def latest(self) -> dict[str, Progress]:
         """{run id: how far it is}, of all runs that ever said so."""
-        found: dict[str, Progress] = ray.get(self._actor.latest.remote(), timeout=ANSWER_S)
+        found: dict[str, Progress] = self._ask("latest")
         return found
 
     def flush(self) -> None:
         """Wait until everything said so far is written; OutsideError where the tracking server does not take it."""
-        trouble: str | None = ray.get(self._actor.flush.remote(), timeout=ANSWER_S)
+        trouble: str | None = self._ask("flush")
         if trouble:
             raise OutsideError(trouble)
 
@@ -160,4 +162,13 @@ class Recorder:
         try:
             self.flush()
         finally:
-            ray.kill(self._actor)
+            if ray.is_initialized():
+                ray.kill(self._actor)
+
+    def _ask(self, method: str) -> Any:
+        if not ray.is_initialized():  # or Ray would start anew, for an actor that is gone
+            raise OutsideError("Ray was stopped: what workers said last is not written")
+        try:
+            return ray.get(getattr(self._actor, method).remote(), timeout=ANSWER_S)
+        except ray.exceptions.RayError as error:
+            raise OutsideError(f"the recorder does not answer ({type(error).__name__}): see `ray logs`") from error

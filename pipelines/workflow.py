@@ -15,13 +15,12 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from infra.errors import OutsideError
 from infra.storage import Storage, is_remote, sha256_of
@@ -32,7 +31,6 @@ from pipelines.session import Session
 if TYPE_CHECKING:
     from pipelines.recorder import Progress, Recorder
 
-T = TypeVar("T")
 Value = dict[str, Any]
 Watcher = Callable[[str, str, "Progress"], None]  # run id, the step's label, how far it is
 
@@ -49,10 +47,7 @@ WATCH_S = 1.0
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a finished step left. ``value`` is plain JSON, the same whether the step ran now or is reused.
-
-    In a dry run, a step that would run has no ``run_id`` and an empty ``value``.
-    """
+    """What a finished step left. ``value`` is plain JSON, the same whether the step ran now or is reused."""
 
     name: str
     label: str
@@ -136,12 +131,11 @@ class Workflow:
         self._recorder: Recorder | None = None
         self._labels: dict[str, str] = {}
         self._closing = threading.Event()
+        self._interrupted = False
 
     # The parent run
 
     def __enter__(self) -> Self:
-        if self.session.dry_run:
-            return self
         self.session.home.mkdir(parents=True, exist_ok=True)
         self.tracker.check()
         if self._shared:
@@ -157,21 +151,23 @@ class Workflow:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.run_id:
-            return
         try:
             self._close_recorder()
             tags = {"mlflow.note.content": self._story()}
             if error is not None:
                 tags[ERROR] = _one_line(error)
             self.tracker.set_tags(self.run_id, tags)
-            self.tracker.finish(self.run_id, _status(error))
+            self.tracker.finish(self.run_id, self._status(error))
         except OutsideError:
             if error is None:  # what went wrong first is what the user has to hear
                 raise
         finally:
             if self._lock:
                 self._lock.release()
+
+    def interrupt(self) -> None:
+        """From now on, what fails does so because the user wants to stop: KILLED, to be continued, and not FAILED."""
+        self._interrupted = True
 
     @property
     def recorder(self) -> "Recorder":
@@ -205,37 +201,24 @@ class Workflow:
         """
         label = label or name
         fingerprint = fingerprint_of(name, version, config, [i.fingerprint for i in inputs])
-        reused = self._find(name, label, fingerprint)
-        if reused is None and self.session.dry_run:
-            return self._ended(StepResult(name, label, fingerprint, "", {}, False))
+        reused = find_step(self.tracker, name, label, fingerprint)
         if reused is None:
             waiting = f"waiting for {label}: {{}} is running it"
             with Lock(self._locks, fingerprint, self._shared, lambda who: self.say(waiting.format(who))):
-                reused = self._find(name, label, fingerprint)  # somebody may have finished it meanwhile
+                reused = find_step(self.tracker, name, label, fingerprint)  # somebody may have finished it meanwhile
                 if reused is None:
                     tags = {KIND: "step", STEP: name, STEP_VERSION: str(version), FINGERPRINT: fingerprint}
                     tags |= {LOCK: fingerprint, OWNER: self._owner}
                     tags |= {INPUTS: json.dumps({i.label: i.run_id for i in inputs})}
                     result = self._run(label, tags, config if params is None else params, run)
                     return self._ended(StepResult(name, label, fingerprint, *result, False))
-        if self.run_id:
-            self.tracker.set_tags(self.run_id, {f"genoise.reused.{fingerprint[:12]}": f"{label}: {reused.run_id}"})
+        self.tracker.set_tags(self.run_id, {f"genoise.reused.{fingerprint[:12]}": f"{label}: {reused.run_id}"})
         return self._ended(reused)
 
     def _ended(self, result: StepResult) -> StepResult:
         with self._mutex:
             self.results.append(result)
         return result
-
-    def _find(self, name: str, label: str, fingerprint: str) -> StepResult | None:
-        """A finished step of this fingerprint whose outputs can be found from here."""
-        if self.session.dry_run and not self.tracker.exists():
-            return None
-        for found in self.tracker.search({FINGERPRINT: fingerprint}, "FINISHED", 5):
-            if all(_is_there(Output(**output)) for output in self._load(found, OUTPUTS, OUTPUTS_FILE)):
-                value: Value = self._load(found, VALUE, VALUE_FILE)
-                return StepResult(name, label, fingerprint, found.run_id, value, True)
-        return None
 
     def _run(
         self, label: str, tags: dict[str, str], params: Mapping[str, Any], body: Callable[[StepRun], Value]
@@ -269,7 +252,7 @@ class Workflow:
         try:
             self.tracker.set_tags(run_id, {ERROR: _one_line(error)})
             self.tracker.log_text(run_id, "".join(traceback.format_exception(error)), "error.txt")
-            self.tracker.finish(run_id, _status(error))
+            self.tracker.finish(run_id, self._status(error))
         except OutsideError as trouble:  # the run stays RUNNING, and is continued like one whose process died
             self.say(f"could not mark the run {run_id} as failed: {trouble}")
 
@@ -279,10 +262,6 @@ class Workflow:
             self.tracker.log_text(run_id, text, file)
             text = ""
         self.tracker.set_tags(run_id, {tag: text})
-
-    def _load(self, run: RunInfo, tag: str, file: str) -> Any:
-        text = run.tags.get(tag) or self.tracker.read_text(run.run_id, file)
-        return json.loads(text)
 
     # Inside
 
@@ -317,16 +296,19 @@ class Workflow:
                 finally:
                     lock.release()
 
+    def _status(self, error: BaseException | None) -> str:
+        if error is None:
+            return "FINISHED"
+        return "FAILED" if isinstance(error, Exception) and not self._interrupted else "KILLED"
+
     def _follow(self, recorder: "Recorder") -> None:
         """Pass on what workers tell the recorder, until the workflow ends."""
-        import ray
-
         warned: dict[str, int] = {}
         while not self._closing.wait(WATCH_S):
             try:
                 latest = recorder.latest()
-            except ray.exceptions.RayError:
-                return
+            except OutsideError:
+                continue  # said by whoever has to write something
             for run_id, progress in latest.items():
                 label = self._labels.get(run_id, run_id)
                 if self.watch and progress.total:
@@ -356,44 +338,23 @@ def _say(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
+def find_step(tracker: Tracker, name: str, label: str, fingerprint: str) -> StepResult | None:
+    """The newest finished step of this fingerprint whose outputs can be found from here."""
+    for run in tracker.search({FINGERPRINT: fingerprint}, "FINISHED", 5):
+        if all(_is_there(Output(**output)) for output in _load(tracker, run, OUTPUTS, OUTPUTS_FILE)):
+            return StepResult(name, label, fingerprint, run.run_id, _load(tracker, run, VALUE, VALUE_FILE), True)
+    return None
+
+
+def _load(tracker: Tracker, run: RunInfo, tag: str, file: str) -> Any:
+    return json.loads(run.tags.get(tag) or tracker.read_text(run.run_id, file))
+
+
 def fingerprint_of(name: str, version: int, config: Mapping[str, Any], inputs: Sequence[str]) -> str:
     """sha256 over the one JSON text of a step's name, version, configuration and consumed fingerprints."""
     content = {"name": name, "version": version, "config": config, "inputs": list(inputs)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def run_all(jobs: Sequence[Callable[[], T]], concurrency: int) -> list[T]:
-    """Results of independent jobs, at most ``concurrency`` at once, in their order.
-
-    After a failure no further job is started; those that run are waited for, and the first failure is raised. Ctrl-C
-    is raised at once: the threads are daemons, and what they were at is continued by the next run.
-    """
-    if concurrency == 1:
-        return [job() for job in jobs]
-    waiting = deque(enumerate(jobs))
-    results: dict[int, T] = {}
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        while not errors:
-            try:
-                number, job = waiting.popleft()
-            except IndexError:
-                return
-            try:
-                results[number] = job()
-            except BaseException as error:
-                errors.append(error)
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(concurrency, len(jobs)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return [results[number] for number in range(len(jobs))]
 
 
 def _checked(label: str, output: Output, sha256: str | None) -> Output:
@@ -422,12 +383,6 @@ def _is_there(output: Output) -> bool:
         return Path(output.url).is_dir()
     place, _, name = output.url.rpartition("/")
     return Storage(place).size(name) == output.bytes
-
-
-def _status(error: BaseException | None) -> str:
-    if error is None:
-        return "FINISHED"
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
 
 
 def _one_line(error: BaseException) -> str:

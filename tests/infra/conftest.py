@@ -8,17 +8,9 @@ import pytest
 
 from infra.local import Server, serve_mlflow, serve_s3
 from infra.local.s3 import find_rclone
-from infra.tracking import Tracker, open_tracker
+from infra.tracking import Tracker
 
 KEY, SECRET = "genoise-test", "an-utter-secret"
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home folder with an MLflow database and nothing in it; creating one takes seconds, so tests copy it."""
-    home = tmp_path_factory.mktemp("store")
-    open_tracker(home).check()
-    return home
 
 
 @pytest.fixture
