@@ -320,7 +320,7 @@ def _initialized(job: dict[str, Any]) -> dict[str, bytes]:
 def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
     """Ray Train around `train_worker`. The same step has the same name and place, and so continues where it was."""
     training = recipe.training
-    resources = connect(run.workflow.session.address, cpus=training.workers * training.cpus)
+    resources = connect(run.workflow.session.address)
     gpu = resources.get("GPU", 0.0) > 0
     if resources.get("GPU" if gpu else "CPU", 0.0) < training.workers * (1 if gpu else training.cpus):
         raise UserError(
@@ -332,7 +332,9 @@ def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
         train_loop_config=job,
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus} | ({"GPU": 1} if gpu else {})
+            num_workers=training.workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": training.cpus} | ({"GPU": 1} if gpu else {})
         ),
         run_config=ray.train.RunConfig(
             name=run.folder.name,

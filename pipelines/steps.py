@@ -95,7 +95,7 @@ def run(steps: Sequence[Step], session: Session, name: str, report: Report | Non
 
 def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) -> dict[str, Future[StepResult]]:
     """Run the steps, inputs first in ``ordered``; returns when all have ended, well or not."""
-    cores = Cores(workflow.session)
+    cores = Cores(workflow.session, max(step.cores for step in ordered))
     futures: dict[str, Future[StepResult]] = {}
 
     def execute(step: Step) -> StepResult:
@@ -139,8 +139,9 @@ def _stop_ray() -> None:
 class Cores:
     """The CPUs, or GPUs, of the cluster, lent to steps: none waits inside Ray while others hold a part of its share."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, largest: int) -> None:
+        """``largest``: what one step may ask for; a private Ray instance is started with at least so many CPUs."""
+        self._session, self._largest = session, largest
         self._all = self._free = 0.0
         self._changed = threading.Condition()
 
@@ -151,7 +152,7 @@ class Cores:
             if not self._all:
                 from infra.cluster import connect
 
-                resources = connect(self._session.address, cpus=count)
+                resources = connect(self._session.address, self._largest)
                 self._all = self._free = resources.get("GPU") or resources["CPU"]
             taken = min(float(count), self._all)
             self._changed.wait_for(lambda: self._free >= taken)

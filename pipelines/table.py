@@ -7,12 +7,12 @@ from typing import Any
 
 from components.config import DataConfig, EncoderConfig, Recipe
 from components.tasks.base import get_task
-from components.transfer.protocol import gap_closed, mean_and_interval
+from components.transfer.protocol import gap_closed, mean_interval
 from pipelines import steps
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
-from pipelines.transfer import transfer_step
+from pipelines.transfer import best_val, transfer_step
 from pipelines.workflow import StepResult, Workflow
 
 YARDSTICKS = ("random", "rescaled", "supervised")
@@ -116,7 +116,7 @@ def _table(cells: Sequence[Cell], results: Sequence[StepResult]) -> Table:
     for cell, result in zip(cells, results, strict=True):
         groups.setdefault((cell.recipe.name, cell.place), []).append((cell, result))
     tests = {
-        (cell.recipe.task, cell.place): [result.value["test"] for _, result in members]
+        (cell.recipe.task, cell.place): [result.value["value"] for _, result in members]
         for members in groups.values()
         for cell, _ in members[:1]
     }
@@ -131,9 +131,9 @@ def _table(cells: Sequence[Cell], results: Sequence[StepResult]) -> Table:
 def _row(members: list[tuple[Cell, StepResult]], tests: dict[Any, list[float]]) -> Row:
     cell = members[0][0]
     values = [result.value for _, result in members]
-    test, half = mean_and_interval([100 * value["test"] for value in values])
-    val, _ = mean_and_interval([100 * value["val"] for value in values])
-    ends = [mean_and_interval(tests[task, cell.place])[0] for task in ("random", "supervised")]
+    test, half = mean_interval([100 * value["value"] for value in values])
+    val, _ = mean_interval([100 * best_val(value) for value in values])
+    ends = [mean_interval(tests[task, cell.place])[0] for task in ("random", "supervised")]
     closed = gap_closed(test / 100, *ends)
     return {
         "recipe": cell.recipe.name,

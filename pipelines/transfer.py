@@ -86,7 +86,12 @@ def _score(run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeCon
     gpus = connect(session.address).get("GPU", 0.0)
     folder = run.tracker.fetch_encoder(encoder, session.folder("cache"))
     files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    data = {"url": prepared.value["url"], "size": size, "cache": str(session.folder("cache"))}
+    data = {
+        "url": prepared.value["url"],
+        "splits": list(prepared.value["samples"]),
+        "size": size,
+        "cache": str(session.folder("cache")),
+    }
     task = _run.options(num_cpus=1, num_gpus=1 if gpus else 0)
     value: Value = ray.get(task.remote(files, data, benchmark.model_dump()))
     run.tracker.log_dict(run.run_id, value, "score.json")
@@ -104,14 +109,19 @@ def _run(files: dict[str, bytes], data: dict[str, Any], benchmark: dict[str, Any
             (Path(folder) / name).write_bytes(content)
         encoder = load_encoder(folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    splits = {split: open_split(data, split, ("image", "label")) for split in ("train", "val", "test")}
+    splits = {split: open_split(data, split, ("image", "label")) for split in data["splits"]}
     score = run_benchmark(ProbeConfig.model_validate(benchmark), encoder, splits, device)
     return score.model_dump(mode="json")
 
 
 def _metrics(value: Value) -> dict[str, float]:
     layers = {f"val/{layer}": top1 for layer, top1 in value["layers"].items()}
-    return {"val/top1": value["val"], **({"test/top1": value["test"]} if value["test"] is not None else {}), **layers}
+    return layers | {"val/top1": best_val(value), f"{value['split']}/top1": value["value"]}
+
+
+def best_val(value: Value) -> float:
+    """The validation score of the layer that was chosen by it."""
+    return float(value["layers"][value["layer"]])
 
 
 def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value) -> Value:
@@ -124,5 +134,5 @@ def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: Probe
         return {}
     name = f"genoise-{recipe.data.source}"
     with _REGISTERING:
-        version, _ = run.tracker.register_encoder(name, model_id, f"{benchmark.name}/val/top1", value["val"])
+        version, _ = run.tracker.register_encoder(name, model_id, f"{benchmark.name}/val/top1", best_val(value))
     return {"model": f"models:/{name}/{version}"}
