@@ -33,7 +33,7 @@ class Places(Config):
 class _Loader(yaml.SafeLoader):
     """Safe YAML that reads 1e-3 as a number, as people mean it, and refuses a key that is there twice."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 (the table that PyYAML keeps on the class)
+    yaml_implicit_resolvers = {
         first: [*resolvers, ("tag:yaml.org,2002:float", _EXPONENT)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
