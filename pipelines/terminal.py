@@ -135,7 +135,7 @@ class Watch:
     def __init__(self, quiet: bool = False) -> None:
         console = Console(stderr=True, highlight=False)
         self._quiet = quiet
-        self._said: dict[str, float] = {}
+        self._said: dict[str, tuple[float, str]] = {}
         self._bars: dict[str, TaskID] = {}
         columns = (
             TextColumn("{task.fields[label]}"),
@@ -164,10 +164,11 @@ class Watch:
                 self._bars[key] = self._progress.add_task("", total=total, label=label, text=text)
             self._progress.update(self._bars[key], completed=done, total=total, label=label, text=text)
         elif not self._quiet:
-            now = time.monotonic()
-            if done >= total or now - self._said.get(key, -PLAIN_INTERVAL) >= PLAIN_INTERVAL:
-                self._said[key] = now
-                print(f"{label}: {done}/{total} {text}".rstrip(), file=sys.stderr, flush=True)
+            now, line = time.monotonic(), f"{label}: {done}/{total} {text}".rstrip()
+            before, said = self._said.get(key, (-PLAIN_INTERVAL, ""))
+            if line != said and (done >= total or now - before >= PLAIN_INTERVAL):
+                self._said[key] = now, line
+                print(line, file=sys.stderr, flush=True)
 
     def say(self, line: str) -> None:
         """A line that stays, above the bars."""
