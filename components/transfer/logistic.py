@@ -41,7 +41,9 @@ def gram(x_ND: Tensor) -> Tensor:
 def factor(gram_DD: Tensor, curvature: float, penalty: float) -> Tensor:
     """The Cholesky factor of curvature * gram + penalty * 1, (D, D) float64."""
     diagonal = penalty + curvature * _JITTER * gram_DD.trace()
-    return torch.linalg.cholesky(curvature * gram_DD + diagonal * torch.eye(len(gram_DD)).to(gram_DD))
+    eye_DD = torch.eye(len(gram_DD), dtype=gram_DD.dtype, device=gram_DD.device)
+    factor_DD: Tensor = torch.linalg.cholesky(curvature * gram_DD + diagonal * eye_DD)
+    return factor_DD
 
 
 def solve_path(

@@ -111,13 +111,13 @@ def _probe_layer(train: Features, val: Features, name: str, config: ProbeConfig,
 
 def _classes(train: Features) -> int:
     """Number of classes; UserError when the training samples leave nothing to tell apart."""
-    found = train.labels.unique()
+    found: set[int] = set(train.labels.tolist())
     if len(found) < 2:
         raise UserError(
             f"the probe's {len(train.labels)} training samples have {len(found)} class: "
             "use data with two classes or more, or a larger benchmark.samples"
         )
-    return int(found.max()) + 1
+    return max(found) + 1
 
 
 @register_benchmark("linear", ProbeConfig)
