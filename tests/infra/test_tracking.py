@@ -203,13 +203,13 @@ def test_a_server_of_another_kind(s3_server: Server) -> None:
     assert s3_server.url in one_line(Tracker(s3_server.url))
 
 
-def test_a_server_that_dies(tmp_path: Path, empty_store: Path) -> None:
-    with serve_mlflow(empty_store) as server:
-        tracker = Tracker(server.url)
-        run = tracker.start_run("step")
+def test_a_server_that_dies(tracker: Tracker, tmp_path: Path) -> None:
+    with serve_mlflow(tmp_path / "home") as server:
+        over_http = Tracker(server.url)
+        run = over_http.start_run("step")
     started = time.monotonic()
     with pytest.raises(OutsideError, match="does not answer"):
-        tracker.log_metrics(run, {"a": 1.0})
+        over_http.log_metrics(run, {"a": 1.0})
     assert time.monotonic() - started < 15
 
 
