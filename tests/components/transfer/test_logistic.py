@@ -1,12 +1,14 @@
 """The solver against scikit-learn's, and its behaviour on difficult features."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from components.transfer.logistic import solve_path
+from components.transfer.logistic import _two_loops, solve_path
 
 
 def problem(n: int = 1500, d: int = 20, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -68,3 +70,20 @@ def test_an_iteration_limit_is_kept_and_said() -> None:
     x, y = problem()
     (found,) = solve_path(x, y, 4, (1e-3,), 2)
     assert found.iterations == 2 and not found.converged
+
+
+def test_the_two_loops_are_the_dense_update() -> None:
+    # Nocedal and Wright, equation 7.16: H = (1 - rho s y') H (1 - rho y s') + rho s s', from the scaled start.
+    rng = torch.Generator().manual_seed(0)
+    steps = torch.randn(3, 6, 1, generator=rng)
+    hessian = torch.diag(torch.arange(1.0, 7.0))
+    pairs = deque((s, hessian @ s) for s in steps)
+    start = torch.diag(torch.linspace(0.2, 1.0, 6))
+    s, y = pairs[-1]
+    dense = start * float(s.T @ y / (y.T @ start @ y))
+    for s, y in pairs:
+        rho = 1 / float(s.T @ y)
+        left = torch.eye(6) - rho * s @ y.T
+        dense = left @ dense @ left.T + rho * s @ s.T
+    gradient = torch.randn(6, 1, generator=rng)
+    torch.testing.assert_close(_two_loops(gradient, pairs, lambda g: start @ g), dense @ gradient, rtol=1e-4, atol=1e-5)
