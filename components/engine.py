@@ -82,7 +82,9 @@ class Engine:
         self.task = task.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
         set_sync(self.task, training.sync_batch_norm)
         if sum(not player.detached for player in task.players.values()) > 1:
-            raise UserError(f"task {task.name!r}: at most one player may use the graph of forward; mark the others detached")
+            raise UserError(
+                f"task {task.name!r}: at most one player may use the graph of forward; mark the others detached"
+            )
         self.parameters = {name: self._parameters_of(player) for name, player in task.players.items()}
         self.optimizers = {
             name: make_optimizer(self.parameters[name], self._optimizer_config(name, player))
@@ -182,8 +184,12 @@ class Engine:
                     torch.stack([*weighted.values()]).sum().backward()  # type: ignore[no-untyped-call]
                 continue
             for k, (term, loss) in enumerate(weighted.items()):
-                gradients = torch.autograd.grad(loss, parameters, retain_graph=k + 1 < len(weighted), materialize_grads=True)
-                by_term[term] = [a + b for a, b in zip(by_term[term], gradients, strict=True)] if term in by_term else [*gradients]
+                gradients = torch.autograd.grad(
+                    loss, parameters, retain_graph=k + 1 < len(weighted), materialize_grads=True
+                )
+                by_term[term] = (
+                    [a + b for a, b in zip(by_term[term], gradients, strict=True)] if term in by_term else [*gradients]
+                )
         return self._join_terms(parameters, by_term)
 
     def _join_terms(self, parameters: list[nn.Parameter], by_term: dict[str, list[Tensor]]) -> Tensors:
@@ -197,9 +203,7 @@ class Engine:
                 parameter.grad = in_layout_of(parameter, total)
         return norms
 
-    def _outputs(
-        self, micro: Micro, player: Player, forward: Callable[[Tensors], Tensors], alone: bool
-    ) -> Tensors:
+    def _outputs(self, micro: Micro, player: Player, forward: Callable[[Tensors], Tensors], alone: bool) -> Tensors:
         """What `forward` gives for a micro-batch: once per step. Only when there are several micro-batches is it run
         again for the player that needs its graph, so that one graph at a time is alive."""
         if not player.detached:
@@ -300,7 +304,9 @@ class Intervals:
         def steps(epochs: float) -> int:
             return max(1, round(epochs * samples / training.batch))
 
-        return cls(training.log_every, steps(training.probe_every), steps(training.sample_every), training.checkpoint_every)
+        return cls(
+            training.log_every, steps(training.probe_every), steps(training.sample_every), training.checkpoint_every
+        )
 
 
 @dataclass
@@ -336,7 +342,9 @@ class Watch:
         """A warning or None. Raises Diverged when a logged value is not finite."""
         broken = sorted(key for key, value in values.items() if not math.isfinite(value))
         if broken:
-            raise Diverged(f"step {step}: {', '.join(broken)} not finite; try a smaller learning rate, training.clip, or fp32")
+            raise Diverged(
+                f"step {step}: {', '.join(broken)} not finite; try a smaller learning rate, training.clip, or fp32"
+            )
         self.dead = self.dead + 1 if values.get("loss/discriminator", math.inf) < DEAD_DISCRIMINATOR else 0
         if self.dead == DEAD_PATIENCE:
             return f"the discriminator's loss stays at {values['loss/discriminator']:.1e}: it has won, the adversarial term teaches little"
@@ -358,7 +366,10 @@ def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hook
         save = step % every.checkpoint == 0 or last
         if step % every.log == 0 or save:  # a checkpoint is only written after its losses were seen to be finite
             values, now = meter.flush(engine.world), time.perf_counter()
-            values |= {"images_per_second": images / (now - since), "data_wait_share": (waited() - idle) / (now - since)}
+            values |= {
+                "images_per_second": images / (now - since),
+                "data_wait_share": (waited() - idle) / (now - since),
+            }
             hooks.log(step, values)
             if warning := watch.check(step, values):
                 hooks.warn(step, warning)

@@ -60,7 +60,11 @@ def prepare_step(config: DataConfig) -> Step:
         name="prepare",
         label=f"prepare {config.source}",
         version=VERSION,
-        config={"data": config.model_dump(mode="json", exclude={"root", "url"}), "content": _content(config), **kept_where},
+        config={
+            "data": config.model_dump(mode="json", exclude={"root", "url"}),
+            "content": _content(config),
+            **kept_where,
+        },
         body=lambda run, inputs: _write(source, config, run),
         params={"data": config.model_dump(mode="json")},
     )
@@ -108,11 +112,15 @@ def _write(source: Source, config: DataConfig, run: StepRun) -> Value:
     Storage(url).write_bytes(INDEX_NAME, index.to_bytes())
     run.verify(lambda: _complete(url, index))
     run.output(f"{url}/{INDEX_NAME}")
-    run.log_metrics({f"samples/{split}": index.samples(split) for split in index.splits} | {"skipped": len(index.skipped)})
+    run.log_metrics(
+        {f"samples/{split}": index.samples(split) for split in index.splits} | {"skipped": len(index.skipped)}
+    )
     run.tracker.log_dict(run.run_id, index.model_dump(mode="json"), INDEX_NAME)
     if index.skipped:
         named = ", ".join(f"{skip.name} ({skip.reason})" for skip in index.skipped[:5])
-        run.workflow.say(f"{len(index.skipped)} broken images were skipped: {named}; all are named in {url}/{INDEX_NAME}")
+        run.workflow.say(
+            f"{len(index.skipped)} broken images were skipped: {named}; all are named in {url}/{INDEX_NAME}"
+        )
     return _value(url, index)
 
 

@@ -214,7 +214,16 @@ def plan(recipe: Recipe, session: Session) -> list[Planned]:
 
 # Keys of the training that change how a result is reached, not what it is: a run that was cut off may be continued
 # with others, on another number of workers for example.
-HOW = {"workers", "cpus", "micro_batches", "log_every", "sample_every", "checkpoint_every", "record_ids", "max_failures"}
+HOW = {
+    "workers",
+    "cpus",
+    "micro_batches",
+    "log_every",
+    "sample_every",
+    "checkpoint_every",
+    "record_ids",
+    "max_failures",
+}
 
 
 def pretrain_step(recipe: Recipe) -> Step:
@@ -334,7 +343,7 @@ def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
         scaling_config=ray.train.ScalingConfig(
             num_workers=training.workers,
             use_gpu=gpu,
-            resources_per_worker={"CPU": training.cpus} | ({"GPU": 1} if gpu else {})
+            resources_per_worker={"CPU": training.cpus} | ({"GPU": 1} if gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name=run.folder.name,

@@ -16,11 +16,22 @@ from components.errors import UserError, unknown
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")  # a number in YAML 1.2, a text in YAML 1.1
 BUILT_IN = Path(__file__).with_name("recipes")
 BASE = "base"  # what the built-in recipes share; not a recipe itself
-BENCHMARKS = {"linear": ProbeConfig()}
+BENCHMARKS = {
+    "linear": ProbeConfig(),
+    "linear_20k": ProbeConfig(name="linear_20k", samples=20_000),  # where a full probe costs more than the pretraining
+}
 LARGE_IMAGES = 96  # from this side on, an encoder starts as published; below, with a stem for small images
 
 DEMO = ("random", "rescaled", "rotation", "colorization", "context_encoder", "supervised")
-DEMO_SETTINGS = ("training.workers=2",)
+# Small enough for two cores and five minutes: what it shows is the job, not how good a task can be.
+DEMO_SETTINGS = (
+    "data.samples=4000",
+    "encoder.width=16",
+    "training.workers=2",
+    "training.batch=64",
+    "training.epochs=5",
+    "training.probe_every=2.5",
+)
 
 
 class Places(Config):

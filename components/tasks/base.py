@@ -129,7 +129,9 @@ def get_task(name: str) -> type[Task]:
     return tasks[name]
 
 
-def build_task(name: str, options: dict[str, Any], encoder: EncoderConfig, image_size: int, classes: int, seed: int) -> Task:
+def build_task(
+    name: str, options: dict[str, Any], encoder: EncoderConfig, image_size: int, classes: int, seed: int
+) -> Task:
     """A task with its networks, initialized from ``seed`` alone (the global random state is left as it was)."""
     cls = get_task(name)
     if "label" in cls.needs and classes == 0:
@@ -145,4 +147,3 @@ def resolve_weights(task: Task | type[Task], weights: dict[str, float]) -> dict[
     if extra:
         raise unknown(f"term of task {task.name!r}", extra[0], task.terms)
     return {term: float(weights.get(term, spec.weight)) for term, spec in task.terms.items()}
-

@@ -166,7 +166,9 @@ def test_measuring_changes_nothing_and_norms_are_those_of_each_term() -> None:
     reference = make(training())
     inputs = reference.prepare(batch_of(0), Slice(0).positions)
     # The discriminator moves first; what the generator sees is the moved one.
-    reference.task.get_submodule("discriminator").load_state_dict(measured.task.get_submodule("discriminator").state_dict())
+    reference.task.get_submodule("discriminator").load_state_dict(
+        measured.task.get_submodule("discriminator").state_dict()
+    )
     parameters = [*reference.task.get_submodule("generator").parameters()]
     losses = reference.task.losses("generator", inputs, reference.task(inputs))
     for term, weight in (("l2", 2.0), ("adversarial", 0.5)):

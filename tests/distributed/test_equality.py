@@ -29,7 +29,13 @@ WEIGHT = 0.7
 
 def config(**changes: object) -> TrainingConfig:
     optimizer = {"name": "sgd", "lr": LR, "momentum": MOMENTUM, "nesterov": False, "weight_decay": 0.0}
-    values = {"batch": BATCH, "seed": SEED, "optimizer": optimizer, "warmup": 0.0, "augment": {"flip": True, "shift": 2}}
+    values = {
+        "batch": BATCH,
+        "seed": SEED,
+        "optimizer": optimizer,
+        "warmup": 0.0,
+        "augment": {"flip": True, "shift": 2},
+    }
     return TrainingConfig.model_validate(values | changes)
 
 
@@ -50,7 +56,7 @@ def batch_of(step: int) -> Batch:
 
 
 def weights_of(task: Task) -> dict[str, float]:
-    return resolve_weights(task, {term: WEIGHT for term in task.terms})
+    return resolve_weights(task, dict.fromkeys(task.terms, WEIGHT))
 
 
 def run_engine(task: Task, training: TrainingConfig, world: World) -> Engine:
@@ -95,7 +101,8 @@ def difference(state: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def moved(task: Task, start: dict[str, Tensor]) -> bool:
     """Whether every network has learned ten times more than what is tolerated as rounding."""
     return all(
-        max((p - start[f"{network}.{n}"]).abs().max() for n, p in getattr(task, network).named_parameters()) > 10 * TOLERANCE
+        max((p - start[f"{network}.{n}"]).abs().max() for n, p in getattr(task, network).named_parameters())
+        > 10 * TOLERANCE
         for player in task.players.values()
         for network in player.networks
     )
