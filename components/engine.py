@@ -302,7 +302,7 @@ class Intervals:
         """From the configuration, for a training split of ``samples``."""
 
         def steps(epochs: float) -> int:
-            return max(1, round(epochs * samples / training.batch))
+            return max(1, math.ceil(epochs * samples / training.batch))
 
         return cls(
             training.log_every, steps(training.probe_every), steps(training.sample_every), training.checkpoint_every
@@ -374,9 +374,11 @@ def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hook
             if warning := watch.check(step, values):
                 hooks.warn(step, warning)
             images, since, idle = 0, now, waited()
+        aside = time.perf_counter()
         if step % every.samples == 0 or last:
             hooks.samples(step, engine)
         if step % every.probe == 0 or last:
             hooks.probe(step, engine)
         if save:
             hooks.checkpoint(step, engine)
+        since += time.perf_counter() - aside  # the throughput is that of training
