@@ -28,6 +28,7 @@ from components.errors import Diverged, UserError
 from components.networks.encoder import Encoder, build_encoder, save_encoder
 from components.parallel import World
 from components.tasks.base import Batch, Task, build_task, get_task, resolve_weights
+from components.transfer.features import subset
 from components.transfer.probe import quick_score
 from infra.cluster import connect
 from pipelines import steps
@@ -142,8 +143,7 @@ class Probe:
         self.parts = []
         for split, count in zip(("train", "val"), PROBE_SAMPLES, strict=True):
             data = open_split(job, split, ("image", "label"))
-            ids = np.linspace(0, len(data) - 1, min(count, len(data))).astype(np.int64)
-            self.parts.append(data.get(np.unique(ids)))
+            self.parts.append(data.get(subset(len(data), count)))
 
     def __call__(self, encoder: Encoder) -> float:
         """Validation top-1, in [0, 1], of the best layer."""
