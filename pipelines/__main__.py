@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from components.errors import UserError
+from components.errors import Diverged, UserError
 from infra.errors import OutsideError
 from pipelines.session import Session
 
@@ -335,6 +335,9 @@ def run(arguments: Sequence[str]) -> int:
         # Ray hands over an error of a remote step inside its own, whose text is a traceback.
         terminal.error(str(getattr(error, "cause", error)))
         return 2
+    except Diverged as error:
+        terminal.error(f"training diverged at {error}")
+        return 1
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "genoise"
