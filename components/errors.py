@@ -15,9 +15,13 @@ class Diverged(Exception):
     """
 
 
-def unknown(kind: str, name: str, options: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: names the value, the nearest right one, and every option."""
+def unknown(kind: str, name: str, options: Iterable[str], owner: str | None = None) -> UserError:
+    """The error for a name that does not exist: names the value, the nearest right one, and every option.
+
+    ``owner``: whose names they are, where that is not everybody's ("task 'rotation'").
+    """
     options = sorted(options)
     near = get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}There are: {', '.join(options) or 'none'}")
+    wrong = f"{owner} has no {kind} {name!r}" if owner else f"unknown {kind} {name!r}"
+    return UserError(f"{wrong}: {hint}There are: {', '.join(options) or 'none'}")

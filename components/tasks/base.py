@@ -145,5 +145,5 @@ def resolve_weights(task: Task | type[Task], weights: dict[str, float]) -> dict[
     """The effective weight of every term: the recipe's where it names one, the published one elsewhere."""
     extra = [term for term in weights if term not in task.terms]
     if extra:
-        raise unknown(f"term of task {task.name!r}", extra[0], task.terms)
+        raise unknown("term", extra[0], task.terms, owner=f"task {task.name!r}")
     return {term: float(weights.get(term, spec.weight)) for term, spec in task.terms.items()}

@@ -162,5 +162,5 @@ def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_among_several_recipes_names_the_recipe() -> None:
-    with pytest.raises(UserError, match=r"recipe 'autoencoder': unknown term .*cross_entropy"):
+    with pytest.raises(UserError, match=r"recipe 'autoencoder': task 'autoencoder' has no term 'cross_entropy'"):
         load_recipes(["rotation", "autoencoder"], ["weights.cross_entropy=1"])
