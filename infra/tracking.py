@@ -216,10 +216,6 @@ class Tracker:
         found = self.client.search_runs([self.experiment_id], " and ".join(terms), max_results=limit, order_by=order)
         return [_run_info(run) for run in found]
 
-    def find_finished(self, fingerprint: str) -> RunInfo | None:
-        """The newest finished run of a step's fingerprint."""
-        return next(iter(self.search({FINGERPRINT: fingerprint}, "FINISHED", 1)), None)
-
     def unfinished(self, fingerprint: str) -> list[RunInfo]:
         """Runs of a step's fingerprint that were cut off, still RUNNING or KILLED, newest first."""
         found = [run for s in ("RUNNING", "KILLED") for run in self.search({FINGERPRINT: fingerprint}, s, 10)]

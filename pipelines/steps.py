@@ -16,7 +16,7 @@ from infra.tracking import open_tracker
 from pipelines import terminal
 from pipelines.recorder import Progress
 from pipelines.session import Session
-from pipelines.workflow import StepResult, StepRun, Workflow, fingerprint_of
+from pipelines.workflow import StepResult, StepRun, Workflow, find_step, fingerprint_of
 
 Value = dict[str, Any]
 Body = Callable[[StepRun, tuple[StepResult, ...]], Value]
@@ -70,10 +70,11 @@ def plan(steps: Sequence[Step], session: Session) -> list[Planned]:
     """What `run` would do. Nothing is written, not even a database."""
     tracker = open_tracker(session.home, session.tracking_uri)
     known = tracker.exists()
-    return [
-        Planned(step.name, step.label, step.fingerprint, known and tracker.find_finished(step.fingerprint) is not None)
-        for step in in_order(steps)
-    ]
+
+    def reused(step: Step) -> bool:
+        return known and find_step(tracker, step.name, step.label, step.fingerprint) is not None
+
+    return [Planned(step.name, step.label, step.fingerprint, reused(step)) for step in in_order(steps)]
 
 
 def run(steps: Sequence[Step], session: Session, name: str, report: Report | None = None) -> list[StepResult]:
@@ -118,6 +119,7 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
         for future in futures.values():
             future.exception()
     except KeyboardInterrupt:
+        workflow.interrupt()
         pool.shutdown(wait=False, cancel_futures=True)
         _stop_ray()  # whoever waits for a worker stops waiting, and marks its run
         raise

@@ -67,10 +67,9 @@ def test_a_run_is_cut_off_and_continued(store: Tracker) -> None:
     assert [r.run_id for r in store.unfinished("f")] == [run]
     store.resume_run(run, parent="p")
     assert store.get_run(run).status == "RUNNING" and store.get_run(run).tags["mlflow.parentRunId"] == "p"
-    assert store.find_finished("f") is None
+    assert store.search({FINGERPRINT: "f"}, "FINISHED") == []
     store.finish(run)
-    found = store.find_finished("f")
-    assert found is not None and found.run_id == run
+    assert [r.run_id for r in store.search({FINGERPRINT: "f"}, "FINISHED")] == [run]
     assert store.unfinished("f") == []
 
 
