@@ -1,8 +1,8 @@
 """Randomness that does not depend on how a batch is cut.
 
-Every number is a pure function of (seed, stream, call, sample position, element): a counter-based generator (Salmon et
-al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the mixer is splitmix64's, Steele et al. 2014). A rank draws for
-its own samples only and gets what a single process would have got for them, on any device.
+Every number is a pure function of (seed, stream, call, sample position, element): a counter-based generator (Salmon
+et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the mixer is splitmix64's, Steele et al. 2014). A rank
+draws for its own samples only and gets what a single process would have got for them, on any device.
 
 Shapes: B samples of the slice at hand.
 """

@@ -79,7 +79,8 @@ class Engine:
         self.device, self.world = torch.device(device), world or World.current()
         self.training, self.weights, self.steps, self.step = training, weights, steps, 0
         memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-        self.task = task.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        # torch's types do not know the argument.
+        self.task: Task = task.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
         set_sync(self.task, training.sync_batch_norm)
         if sum(not player.detached for player in task.players.values()) > 1:
             raise UserError(
@@ -282,10 +283,14 @@ class Hooks(Protocol):
 class Loaded(Protocol):
     """One rank's slice of the global batch [start, stop) of the stream of samples."""
 
-    start: int
-    stop: int
-    positions: Tensor
-    batch: Batch
+    @property
+    def start(self) -> int: ...
+    @property
+    def stop(self) -> int: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def batch(self) -> Batch: ...
 
 
 @dataclass
@@ -347,7 +352,8 @@ class Watch:
             )
         self.dead = self.dead + 1 if values.get("loss/discriminator", math.inf) < DEAD_DISCRIMINATOR else 0
         if self.dead == DEAD_PATIENCE:
-            return f"the discriminator's loss stays at {values['loss/discriminator']:.1e}: it has won, the adversarial term teaches little"
+            loss = values["loss/discriminator"]
+            return f"the discriminator's loss stays at {loss:.1e}: it has won, the adversarial term teaches little"
         return None
 
 

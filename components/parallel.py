@@ -29,18 +29,21 @@ class World:
         return tensor
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over all ranks: one message for all of them. A missing one counts as zero."""
+        """Replace every gradient by its sum over all ranks, in one message. A missing one counts as zero."""
         if self.size == 1 or not parameters:
             return
         gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         flat = self.sum(torch.cat([g.reshape(-1) for g in gradients]))
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        for parameter, part in zip(parameters, flat.split_with_sizes([p.numel() for p in parameters]), strict=True):
             parameter.grad = in_layout_of(parameter, part.view(parameter.shape))
 
 
 def in_layout_of(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """``gradient`` with the strides of ``parameter``. Fused optimizers walk both as plain memory, whatever their strides
-    say: a contiguous gradient of a channels-last weight would be added in the wrong places, without an error."""
+    """``gradient`` with the strides of ``parameter``.
+
+    Fused optimizers walk both as plain memory, whatever their strides say: a contiguous gradient of a channels-last
+    weight would be added in the wrong places, without an error.
+    """
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)

@@ -126,7 +126,8 @@ def _write(source: Source, config: DataConfig, run: StepRun) -> Value:
 
 def _parallel(task: Any, arguments: Sequence[tuple[Any, ...]], flying: int) -> Iterator[Any]:
     """Results of a Ray task for every tuple of arguments, as they come, with at most ``flying`` under way."""
-    waiting, running = list(reversed(arguments)), []
+    waiting = list(reversed(arguments))
+    running: list[Any] = []
     while waiting or running:
         while waiting and len(running) < flying:
             running.append(task.remote(*waiting.pop()))
@@ -182,7 +183,7 @@ def read_index_at(url: str) -> Index:
 
 
 def open_split(data: dict[str, Any], split: str, fields: Sequence[str]) -> ShardedDataset:
-    """A split of a prepared data set. ``data``: ``url``, ``size`` in pixels and the ``cache`` folder for remote shards."""
+    """A split of a prepared data set. ``data``: ``url``, ``size`` in pixels, the ``cache`` folder for remote shards."""
     url: str = data["url"]
     index = read_index_at(url)
     return ShardedDataset(index, split, fetcher(url, index, Path(data["cache"])), data["size"], fields)

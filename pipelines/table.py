@@ -167,8 +167,8 @@ def figure(table: Table) -> Any:
     axes = drawn.subplots()
     colours = ["#9a9a9a" if row["recipe"] in YARDSTICKS else "#2a6f97" for row in rows]
     scores = [row["test top-1"] for row in rows]
-    axes.barh([row["recipe"] for row in rows], scores, xerr=[row["±"] or 0 for row in rows], color=colours)
-    axes.bar_label(axes.containers[-1], [f" {score:.1f}" for score in scores])
+    bars = axes.barh([row["recipe"] for row in rows], scores, xerr=[row["±"] or 0 for row in rows], color=colours)
+    axes.bar_label(bars, [f" {score:.1f}" for score in scores])
     axes.set_xlabel(f"test top-1, % ({', '.join(sorted({row['benchmark'] for row in rows}))})")
     axes.set_xlim(0, 1.12 * max(scores))
     axes.spines[["top", "right"]].set_visible(False)

@@ -103,7 +103,8 @@ def _score(run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeCon
 def _run(files: dict[str, bytes], data: dict[str, Any], benchmark: dict[str, Any]) -> Value:
     """Load the encoder, run the benchmark, return the score as JSON."""
     if not torch.cuda.is_available():
-        torch.set_num_threads(int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
+        resources = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]  # Ray's own
+        torch.set_num_threads(int(resources.get("CPU", 1)))
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
@@ -125,7 +126,7 @@ def best_val(value: Value) -> float:
 
 
 def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value) -> Value:
-    """Put the score on the encoder's model; register what was learned without labels: the alias `best` is the highest."""
+    """Put the score on the encoder's model; register what was learned without labels, the highest as `best`."""
     model_id = trained.value["model_id"]
     scores = {f"{benchmark.name}/{key}": number for key, number in _metrics(value).items()}
     run.tracker.log_metrics(trained.run_id, scores, model_id=model_id)

@@ -91,7 +91,8 @@ class Story:
         self.events: list[tuple[str, int]] = []
         self.values: dict[int, dict[str, float]] = {}
         self.warnings: list[str] = []
-        self.at, self.saved = at, None
+        self.at = at
+        self.saved: dict[str, Any] = {}
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self.events.append(("log", step))
@@ -109,7 +110,7 @@ class Story:
     def checkpoint(self, step: int, engine: Engine) -> None:
         self.events.append(("checkpoint", step))
         if step == self.at:
-            self.saved: Any = copy.deepcopy(engine.state_dict())
+            self.saved = copy.deepcopy(engine.state_dict())
 
 
 EVERY = Intervals(log=2, probe=4, samples=8, checkpoint=3)
@@ -250,5 +251,6 @@ def test_two_players_on_the_graph_are_refused() -> None:
 
 
 def test_an_unknown_optimizer_key_names_the_key() -> None:
-    with pytest.raises(UserError, match="unknown key 'training.optimizer.rl': did you mean 'training.optimizer.lr'"):
+    message = r"unknown key 'training\.optimizer\.rl': did you mean 'training\.optimizer\.lr'"
+    with pytest.raises(UserError, match=message):
         make(training(optimizer={"rl": 0.1}))

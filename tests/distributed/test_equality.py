@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from components.config import AugmentConfig, EncoderConfig, TrainingConfig
 from components.data.augment import augment
@@ -82,7 +82,7 @@ def naive_loop(task: Task) -> None:
             parameters = [p for network in player.networks for p in getattr(task, network).parameters()]
             seen = {k: v.detach() for k, v in outputs.items()} if player.detached else outputs
             losses = task.losses(name, inputs, seen)
-            total = sum(weights[term] * loss for term, loss in losses.items())
+            total = torch.stack([weights[term] * loss for term, loss in losses.items()]).sum()
             gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
             old = velocity.get(name, [torch.zeros_like(g) for g in gradients])
             velocity[name] = [MOMENTUM * v + g for v, g in zip(old, gradients, strict=True)]
@@ -143,7 +143,7 @@ def _rank(rank: int, folder: str) -> None:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every task trained on two ranks, once for all the tests below."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_rank, args=(str(folder),), nprocs=2)
+    spawn(_rank, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]  # torch gives it no types
     return folder
 
 
