@@ -8,7 +8,7 @@ story of the probes (`probes.json`).
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,18 +140,16 @@ class Probe:
 
     def __init__(self, job: dict[str, Any], device: torch.device) -> None:
         self.device = device
-        self.parts = []
-        for split, count in zip(("train", "val"), PROBE_SAMPLES, strict=True):
-            data = open_split(job, split, ("image", "label"))
-            self.parts.append(data.get(subset(len(data), count)))
+        splits = (open_split(job, split, ("image", "label")) for split in ("train", "val"))
+        self.train, self.val = (d.get(subset(len(d), n)) for d, n in zip(splits, PROBE_SAMPLES, strict=True))
 
     def __call__(self, encoder: Encoder) -> float:
         """Validation top-1, in [0, 1], of the best layer."""
-        return quick_score(encoder, *self.parts, device=self.device).value
+        return quick_score(encoder, self.train, self.val, device=self.device).value
 
 
-def recorded(batches: Iterator[Loaded], path: Path) -> Iterator[Loaded]:
-    """Pass batches on and write down which samples they hold: one JSON line per step, the last line of a step counts."""
+def recorded(batches: Iterator[Loaded], path: Path) -> Generator[Loaded, None, None]:
+    """Pass batches on and write down which samples they hold: a JSON line per step, the last line of a step counts."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         for loaded in batches:
@@ -269,13 +267,13 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
         "recorder": run.recorder,
     }
     began = time.perf_counter()
-    with _trained(recipe, job, run) if task.players else _untrained(job) as folder:
+    with _trained(recipe, job, run) if order.steps else _untrained(job) as folder:
         probes = json.loads((folder / "probes.json").read_text())
-        best = max(probes, key=lambda probe: probe["score"]) if probes else {"step": 0, "score": None}
+        best_step: int = max(probes, key=lambda probe: probe["score"])["step"] if probes else 0
         model_id = run.tracker.log_encoder(
             run.run_id,
             folder / "encoder",
-            step=best["step"],
+            step=best_step,
             params={"recipe": recipe.name, "task": recipe.task, "weights": weights, "seed": training.seed},
             tags={"recipe": recipe.name},
         )
@@ -283,7 +281,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
         "encoder": f"runs:/{run.run_id}/encoder",
         "model_id": model_id,
         "probes": probes,
-        "step": best["step"],
+        "step": best_step,
         "steps": order.steps,
         "seconds": round(time.perf_counter() - began, 1),
     }
@@ -293,15 +291,16 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
 def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun) -> Iterator[Path]:
     """The files of the last checkpoint, after Ray Train has run to the end."""
     result = _trainer(recipe, job, run).fit()
-    if "diverged" in (result.metrics or {}):
+    if result.metrics and "diverged" in result.metrics:
         raise Diverged(result.metrics["diverged"])
+    assert result.checkpoint is not None, "the last step of every training writes a checkpoint"
     with result.checkpoint.as_directory() as folder:
         yield Path(folder)
 
 
 @contextmanager
 def _untrained(job: dict[str, Any]) -> Iterator[Path]:
-    """The same files for a baseline, which has nothing to train; made in a Ray task, for it may look at data."""
+    """The same files where there is nothing to train, for a baseline or no epochs; made in a Ray task, for it may look at data."""
     files: dict[str, bytes] = ray.get(_initialized.remote({**job, "recorder": None}))
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
