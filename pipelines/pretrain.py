@@ -41,6 +41,7 @@ from pipelines.workflow import StepResult, StepRun
 
 Value = dict[str, Any]
 VERSION = 1
+DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
 PICTURES = 8  # samples shown in a picture
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
 
@@ -113,6 +114,16 @@ class WorkerHooks:
             self.write(Path(folder))
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
+    def give_up(self, reason: str) -> None:
+        """End a training that diverged with a checkpoint that says so: an exception would be retried, and the same seed
+        would diverge again."""
+        if not self.main:
+            ray.train.report({"step": self.engine.step})
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / DIVERGED).write_text(reason)
+            ray.train.report({"step": self.engine.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
     def write(self, folder: Path) -> None:
         """Write the checkpoint's files."""
         torch.save({"engine": self.engine.state_dict(), "best": self.best}, folder / "state.pt")
@@ -179,6 +190,8 @@ def train_worker(job: dict[str, Any]) -> None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
+            if (Path(folder) / DIVERGED).exists():
+                return
             hooks.restore(Path(folder))
     elif task.initial_samples:
         first = data.get(np.arange(min(task.initial_samples, len(data))))
@@ -193,9 +206,7 @@ def train_worker(job: dict[str, Any]) -> None:
     try:
         fit(engine, batches, Intervals.of(training, len(data)), hooks, lambda: loader.waited)
     except Diverged as error:
-        # The same seed would diverge again: said, not retried.
-        hooks.warn(engine.step, str(error))
-        ray.train.report({"diverged": str(error), "step": engine.step})
+        hooks.give_up(str(error))
     finally:
         batches.close()
 
@@ -291,10 +302,10 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
 def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun) -> Iterator[Path]:
     """The files of the last checkpoint, after Ray Train has run to the end."""
     result = _trainer(recipe, job, run).fit()
-    if result.metrics and "diverged" in result.metrics:
-        raise Diverged(result.metrics["diverged"])
     assert result.checkpoint is not None, "the last step of every training writes a checkpoint"
     with result.checkpoint.as_directory() as folder:
+        if (Path(folder) / DIVERGED).exists():
+            raise Diverged((Path(folder) / DIVERGED).read_text())
         yield Path(folder)
 
 
