@@ -7,7 +7,7 @@ it. So a dry run and a run look at the same thing, equal steps are one step, and
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -99,23 +99,26 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
     cores = Cores(workflow.session, max(step.cores for step in ordered))
     futures: dict[str, Future[StepResult]] = {}
 
-    def execute(step: Step) -> StepResult:
+    def execute(place: int, step: Step) -> StepResult:
         inputs = tuple(futures[other.fingerprint].result() for other in step.inputs)
-
-        def body(run: StepRun) -> Value:
-            with cores.lend(step.cores):
-                return step.body(run, inputs)
-
-        result = workflow.step(
-            step.name, step.version, step.config, body, inputs, step.label, step.params or step.config
-        )
+        finished = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
+        with nullcontext() if finished else cores.lend(step.cores, place):
+            result = workflow.step(
+                step.name,
+                step.version,
+                step.config,
+                lambda run: step.body(run, inputs),
+                inputs,
+                step.label,
+                step.params or step.config,
+            )
         watch.update(result.run_id, step.label, 1, 1, "reused" if result.reused else "done")
         return result
 
     pool = ThreadPoolExecutor(len(ordered), thread_name_prefix="step")
     try:
-        for step in ordered:
-            futures[step.fingerprint] = pool.submit(execute, step)
+        for place, step in enumerate(ordered):
+            futures[step.fingerprint] = pool.submit(execute, place, step)
         for future in futures.values():
             future.exception()
     except KeyboardInterrupt:
@@ -145,11 +148,13 @@ class Cores:
         """``largest``: what one step may ask for; a private Ray instance is started with at least so many CPUs."""
         self._session, self._largest = session, largest
         self._all = self._free = 0.0
+        self._waiting: list[int] = []
         self._changed = threading.Condition()
 
     @contextmanager
-    def lend(self, count: int) -> Iterator[None]:
-        """Wait for ``count`` of them, or for all there are. Connects to Ray, which the first step to get here needs."""
+    def lend(self, count: int, place: int) -> Iterator[None]:
+        """Wait for ``count`` of them, or for all there are; of those who wait, the lowest ``place`` is served first, so
+        that what was begun is finished and nobody starves. Connects to Ray, which the first step to get here needs."""
         with self._changed:
             if not self._all:
                 from infra.cluster import connect
@@ -157,8 +162,11 @@ class Cores:
                 resources = connect(self._session.address, self._largest)
                 self._all = self._free = resources.get("GPU") or resources["CPU"]
             taken = min(float(count), self._all)
-            self._changed.wait_for(lambda: self._free >= taken)
+            self._waiting.append(place)
+            self._changed.wait_for(lambda: min(self._waiting) == place and self._free >= taken)
+            self._waiting.remove(place)
             self._free -= taken
+            self._changed.notify_all()
         try:
             yield
         finally:
