@@ -311,7 +311,7 @@ def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun) -> Iterator[Path
 
 @contextmanager
 def _untrained(job: dict[str, Any]) -> Iterator[Path]:
-    """The same files where there is nothing to train, for a baseline or no epochs; made in a Ray task, for it may look at data."""
+    """The same files where nothing is trained, by a baseline or for no epochs; made in a Ray task: it may need data."""
     files: dict[str, bytes] = ray.get(_initialized.remote({**job, "recorder": None}))
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
