@@ -31,7 +31,9 @@ from components.tasks.base import Batch, Task, build_task, get_task, resolve_wei
 from components.transfer.features import subset
 from components.transfer.probe import quick_score
 from infra.cluster import connect
+from infra.errors import OutsideError
 from pipelines import steps
+from pipelines.checkpoints import keep_newest, seal
 from pipelines.prepare import open_split, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.recorder import Recorder
@@ -122,6 +124,7 @@ class WorkerHooks:
             return
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / DIVERGED).write_text(reason)
+            seal(Path(folder), self.engine.step)
             ray.train.report({"step": self.engine.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     def write(self, folder: Path) -> None:
@@ -130,6 +133,7 @@ class WorkerHooks:
         (folder / "probes.json").write_text(json.dumps(self.probes))
         encoder = build_like(self.engine.encoder(), self.best)
         save_encoder(encoder, folder / "encoder")
+        seal(folder, self.engine.step)
 
     def restore(self, folder: Path) -> None:
         """Continue from the checkpoint's files, on any number of ranks."""
@@ -159,14 +163,17 @@ class Probe:
         return quick_score(encoder, self.train, self.val, device=self.device).value
 
 
-def recorded(batches: Iterator[Loaded], path: Path) -> Generator[Loaded, None, None]:
-    """Pass batches on and write down which samples they hold: a JSON line per step, the last line of a step counts."""
+def recorded(batches: Iterator[Loaded], path: Path, world: World) -> Generator[Loaded, None, None]:
+    """Pass batches on and write down which samples they hold: a JSON line per step, the last line of a step counts.
+
+    ``workers`` in a line tells how many files have a part of the step.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    with path.open("ab", buffering=0) as file:  # a line is one write: whoever is killed leaves no half of one
         for loaded in batches:
-            line = {"step": loaded.step, "first": int(loaded.positions[0]), "ids": loaded.ids.tolist()}
-            file.write(json.dumps(line) + "\n")
-            file.flush()
+            first, ids = int(loaded.positions[0]), loaded.ids.tolist()
+            line = {"step": loaded.step, "workers": world.size, "first": first, "ids": ids}
+            file.write(json.dumps(line).encode() + b"\n")
             yield loaded
 
 
@@ -187,8 +194,9 @@ def train_worker(job: dict[str, Any]) -> None:
     probe = Probe(job, device) if classes and world.rank == 0 and plan.steps else None
     hooks = WorkerHooks(job, engine, probe, examples)
 
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
+    # Ray Train knows the checkpoints of this command, ``resume`` is that of one before.
+    checkpoint = ray.train.get_checkpoint() or (job["resume"] and ray.train.Checkpoint(job["resume"]))
+    if checkpoint:
         with checkpoint.as_directory() as folder:
             if (Path(folder) / DIVERGED).exists():
                 return
@@ -202,7 +210,7 @@ def train_worker(job: dict[str, Any]) -> None:
     loader = Loader(data, Order(data.shard_sizes, training.seed), plan, world.rank, world.size)
     batches = loader.iterate(engine.step)
     if training.record_ids:
-        batches = recorded(batches, Path(job["run_folder"]) / "ids" / f"rank-{world.rank}.jsonl")
+        batches = recorded(batches, Path(job["run_folder"]) / "ids" / f"rank-{world.rank}.jsonl", world)
     try:
         fit(engine, batches, Intervals.of(training, len(data)), hooks, lambda: loader.waited)
     except Diverged as error:
@@ -278,7 +286,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
         "recorder": run.recorder,
     }
     began = time.perf_counter()
-    with _trained(recipe, job, run) if order.steps else _untrained(job) as folder:
+    with _trained(recipe, job, run, order.steps) if order.steps else _untrained(job) as folder:
         probes = json.loads((folder / "probes.json").read_text())
         best_step: int = max(probes, key=lambda probe: probe["score"])["step"] if probes else 0
         model_id = run.tracker.log_encoder(
@@ -299,14 +307,42 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
 
 
 @contextmanager
-def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun) -> Iterator[Path]:
-    """The files of the last checkpoint, after Ray Train has run to the end."""
-    result = _trainer(recipe, job, run).fit()
-    assert result.checkpoint is not None, "the last step of every training writes a checkpoint"
-    with result.checkpoint.as_directory() as folder:
-        if (Path(folder) / DIVERGED).exists():
-            raise Diverged((Path(folder) / DIVERGED).read_text())
-        yield Path(folder)
+def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun, last: int) -> Iterator[Path]:
+    """The files of the last checkpoint, after Ray Train has run to the end, from the checkpoint of a command before."""
+    step, checkpoint = keep_newest(run.folder) or (0, None)
+    if step < last and not (checkpoint and (checkpoint / DIVERGED).exists()):
+        _fit(recipe, {**job, "resume": checkpoint and str(checkpoint)}, run)
+        _, checkpoint = keep_newest(run.folder) or (0, None)
+    assert checkpoint, "the last step of every training writes a checkpoint"
+    if (checkpoint / DIVERGED).exists():
+        raise Diverged((checkpoint / DIVERGED).read_text())
+    yield checkpoint
+
+
+def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
+    """Run Ray Train; what a worker has to say to the user is raised as it was said."""
+    try:
+        _trainer(recipe, job, run).fit()
+    except ray.train.WorkerGroupError as error:
+        # Where one worker ends, the others lose their connection to it: what they say is noise.
+        causes = sorted(error.worker_failures.values(), key=_loudness)
+        if isinstance(causes[0], UserError | OutsideError):
+            raise causes[0] from None
+        if _is_loss(causes[0]):
+            raise OutsideError(
+                f"training lost a worker {recipe.training.max_failures + 1} times (killed, out of memory, or its "
+                "machine went away): the same command goes on from the last checkpoint"
+            ) from error
+        raise
+
+
+def _loudness(error: Exception) -> int:
+    return 0 if isinstance(error, UserError | OutsideError) else 1 if _is_loss(error) else 2
+
+
+def _is_loss(error: Exception) -> bool:
+    cause = getattr(error, "health_check_failure", error)
+    return isinstance(cause, ray.exceptions.RayActorError)
 
 
 @contextmanager
