@@ -32,6 +32,9 @@ FINGERPRINT = "genoise.fingerprint"
 TAG_LIMIT = 8000  # characters of a tag's value; MLflow cuts or refuses longer ones
 PARAM_LIMIT = 6000
 ALIAS = "best"
+NOTE = "mlflow.note.content"  # the description that the user interface shows
+# Without the kind, the user interface opens on pages for language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 HEALTH_TIMEOUT_S = 5.0
 # A server that is gone must be said in seconds. MLflow's own defaults retry for four minutes.
 HTTP_SETTINGS = {
@@ -157,7 +160,7 @@ class Tracker:
         if found is None:
             location = self.artifacts.resolve().as_uri() if self.artifacts else None
             try:
-                return str(self.client.create_experiment(self.experiment, artifact_location=location))
+                return str(self.client.create_experiment(self.experiment, location, EXPERIMENT_TAGS))
             except MlflowException:  # somebody else was quicker
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:
@@ -229,6 +232,11 @@ class Tracker:
         from mlflow.entities import RunTag
 
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _clip(tags).items()])
+
+    @_readable
+    def describe(self, run_id: str, markdown: str) -> None:
+        """Set the description on the run's page."""
+        self.set_tags(run_id, {NOTE: markdown})
 
     @_readable
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
@@ -352,17 +360,22 @@ class Tracker:
         return str(model.model_id)
 
     @_readable
-    def register_encoder(self, name: str, model_id: str, metric: str, score: float) -> tuple[int, bool]:
+    def register_encoder(
+        self, name: str, model_id: str, metric: str, score: float, description: str = "", about: str = ""
+    ) -> tuple[int, bool]:
         """Make a model a version of the registered model ``name``; the alias `best` moves to it if ``score`` is higher.
 
         Scores are compared only under the same ``metric``. Registering a model again returns the version it has.
+        ``description`` is the version's, ``about`` that of the registered model, both Markdown.
         Returns (version, whether it is now the best).
         """
         model = self.client.get_logged_model(model_id)
         known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
         version = next((int(entry["version"]) for entry in known if entry["name"] == name), None)
         if version is None:
-            version = self._create_version(name, model, metric, score, known)
+            version = self._create_version(name, model, {"metric": metric, "score": repr(score)}, known, description)
+        if about and self.client.get_registered_model(name).description != about:
+            self.client.update_registered_model(name, about)
         best = self._best(name)
         if best is None or best[1] != metric or score > best[2]:
             self.client.set_registered_model_alias(name, ALIAS, str(version))
@@ -370,7 +383,7 @@ class Tracker:
         return version, best[0] == version
 
     def _create_version(
-        self, name: str, model: "LoggedModel", metric: str, score: float, known: list[dict[str, Any]]
+        self, name: str, model: "LoggedModel", tags: dict[str, str], known: list[dict[str, Any]], description: str
     ) -> int:
         from mlflow.exceptions import MlflowException
 
@@ -379,9 +392,13 @@ class Tracker:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        tags = {"metric": metric, "score": repr(score)}
         made = self.client.create_model_version(
-            name, model.artifact_location, model.source_run_id, tags=tags, model_id=model.model_id
+            name,
+            model.artifact_location,
+            model.source_run_id,
+            tags={key: value for key, value in model.tags.items() if not key.startswith("mlflow.")} | tags,
+            description=description,
+            model_id=model.model_id,
         )
         # A server ties the version to the model by this tag; a database opened directly leaves that to the client.
         entry = {"name": name, "version": int(made.version)}

@@ -34,6 +34,7 @@ from infra.cluster import connect
 from infra.errors import OutsideError
 from pipelines import steps
 from pipelines.checkpoints import keep_newest, seal
+from pipelines.pictures import strip
 from pipelines.prepare import open_split, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.recorder import Recorder
@@ -51,12 +52,6 @@ PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe dur
 def make_task(recipe: Recipe, classes: int) -> Task:
     """The recipe's task with its networks, initialized from the recipe's seed."""
     return build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes, recipe.training.seed)
-
-
-def picture(columns: dict[str, Tensor]) -> np.ndarray:
-    """One picture of several columns: (B, 3, H, W) in [0, 1] each -> (B * H, columns * W, 3) uint8."""
-    wide = torch.cat([column.detach().float().cpu().clamp(0, 1) for column in columns.values()], dim=3)
-    return (wide.permute(0, 2, 3, 1).flatten(0, 1).numpy() * 255 + 0.5).astype(np.uint8)
 
 
 class WorkerHooks:
@@ -90,11 +85,10 @@ class WorkerHooks:
         training = task.training
         task.eval()
         inputs = engine.prepare(self.examples, torch.arange(len(self.examples["image"])))
-        columns = task.samples(inputs)
+        rows = task.samples(inputs)
         task.train(training)
-        if columns:
-            title = " | ".join(columns)
-            self.recorder.log_image(self.job["run_id"], picture(columns), f"samples/{title}", step)
+        if rows:
+            self.recorder.log_image(self.job["run_id"], strip(rows), "samples", step)
 
     def probe(self, step: int, engine: Engine) -> None:
         """Score the encoder on the validation split and keep it if it is the best so far."""
@@ -262,7 +256,7 @@ def pretrain_step(recipe: Recipe) -> Step:
         body=lambda run, inputs: _train(recipe, inputs[0], run),
         inputs=(prepare_step(recipe.data),),
         cores=recipe.training.workers * recipe.training.cpus if players else 1,
-        params=recipe.model_dump(mode="json"),
+        params=recipe.model_dump(mode="json", exclude={"summary", "search"}),
     )
 
 
@@ -274,6 +268,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
     check_divisible(order, training.workers, training.micro_batches)
     weights = resolve_weights(task, recipe.weights)
     run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": order.steps})
+    run.tracker.describe(run.run_id, f"{recipe.summary or recipe.task}\n\n`runs:/{run.run_id}/encoder`")
     run.tracker.log_text(run.run_id, write_recipe(recipe), "recipe.yaml")
     job = {
         "recipe": recipe.model_dump(mode="json"),

@@ -25,6 +25,11 @@ from pipelines.workflow import StepResult, StepRun
 
 VERSION = 1
 Value = dict[str, Any]
+ABOUT = (
+    "Encoders pretrained without labels on {source}. The alias `best` is on the highest score on the validation split. "
+    "The files, `config.json` and `encoder.safetensors`, need no pickle; to score one: "
+    "`genoise transfer --encoder models:/{name}@best`"
+)
 _REGISTERING = threading.Lock()  # steps run side by side, and the best is found by comparing
 
 
@@ -96,6 +101,7 @@ def _score(run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeCon
     value: Value = ray.get(task.remote(files, data, benchmark.model_dump()))
     run.tracker.log_dict(run.run_id, value, "score.json")
     run.log_metrics(_metrics(value))
+    run.tracker.describe(run.run_id, f"{_story(value)}\n\nThe protocol is in `score.json`.")
     return value
 
 
@@ -120,6 +126,12 @@ def _metrics(value: Value) -> dict[str, float]:
     return layers | {"val/top1": best_val(value), f"{value['split']}/top1": value["value"]}
 
 
+def _story(value: Value) -> str:
+    """The score in one sentence."""
+    scores = f"{best_val(value):.1%} on val, {value['value']:.1%} on {value['split']}"
+    return f"{value['benchmark']}: top-1 {scores}, from layer {value['layer']}"
+
+
 def best_val(value: Value) -> float:
     """The validation score of the layer that was chosen by it."""
     return float(value["layers"][value["layer"]])
@@ -135,5 +147,12 @@ def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: Probe
         return {}
     name = f"genoise-{recipe.data.source}"
     with _REGISTERING:
-        version, _ = run.tracker.register_encoder(name, model_id, f"{benchmark.name}/val/top1", best_val(value))
+        version, _ = run.tracker.register_encoder(
+            name,
+            model_id,
+            f"{benchmark.name}/val/top1",
+            best_val(value),
+            description=f"**{recipe.name}**, seed {recipe.training.seed}: {recipe.summary}\n\n{_story(value)}",
+            about=ABOUT.format(name=name, source=recipe.data.source),
+        )
     return {"model": f"models:/{name}/{version}"}

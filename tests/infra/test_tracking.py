@@ -150,6 +150,23 @@ def test_the_alias_moves_only_to_a_higher_score(store: Tracker, encoder: Path, t
         assert (store.fetch_encoder(uri, tmp_path / "cache") / "config.json").is_file()
 
 
+def test_a_registered_encoder_says_what_it_is(store: Tracker, encoder: Path, tmp_path: Path) -> None:
+    name = f"model-{tmp_path.name}"
+    model = store.log_encoder(store.start_run("pretrain"), encoder, tags={"recipe": "rotation"})
+    store.register_encoder(name, model, "linear/top1", 0.5, description="51 %", about="encoders of shapes")
+    version = store.client.get_model_version(name, "1")
+    assert (version.description, version.tags["recipe"]) == ("51 %", "rotation")
+    assert store.client.get_registered_model(name).description == "encoders of shapes"
+
+
+def test_the_interface_shows_trainings(store: Tracker) -> None:
+    tags = store.client.get_experiment(store.experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    run = store.start_run("pretrain")
+    store.describe(run, "**what it is**")
+    assert store.get_run(run).tags["mlflow.note.content"] == "**what it is**"
+
+
 @pytest.mark.parametrize(
     "uri", ["models:/none@best", "models:/none/1", "models:/m-123", "runs:/123/encoder", "no/folder"]
 )
