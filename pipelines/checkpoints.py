@@ -36,7 +36,7 @@ def keep_newest(folder: Path) -> tuple[int, Path] | None:
 
     So is Ray Train's snapshot, which may be damaged: no training may be running in there.
     """
-    known = {path: step_of(path) for path in folder.glob(NAMES)}
+    known = {path: step_of(path) for path in folder.glob(NAMES) if path.is_dir()}
     whole = {path: step for path, step in known.items() if step is not None}
     newest = max(whole, key=lambda path: whole[path], default=None)
     for path in known:
