@@ -18,8 +18,10 @@ def augment(batch: dict[str, Tensor], config: AugmentConfig, draws: Draws) -> di
     ``image`` and ``edges``: uint8 (B, 3, H, W); ``mask``: int64 (B, H, W); ``label`` and others pass through. A flip
     mirrors left and right; a shift of up to ``config.shift`` pixels a side fills what enters by reflection.
     """
-    flip_B = draws.bernoulli(0.5)
-    shift_B2 = draws.integers(2 * config.shift + 1, 2) - config.shift
+    if config.flip or config.shift:  # draws are numbered: the shift is always the second
+        flip_B = draws.bernoulli(0.5)
+    if config.shift:
+        shift_B2 = draws.integers(2 * config.shift + 1, 2) - config.shift
     out = {}
     for name, value in batch.items():
         maps = value if value.ndim >= 3 else None

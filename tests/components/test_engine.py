@@ -197,6 +197,25 @@ def test_clipping_bounds_the_gradient_norm() -> None:
     assert math.sqrt(float(moved)) == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("clip", [None, 1e6])
+def test_the_logged_gradient_norm_is_the_length_of_a_plain_step(clip: float | None) -> None:
+    engine = make(training(clip=clip, optimizer={"lr": 1.0, "momentum": 0.0}))
+    before = [p.detach().clone() for p in engine.parameters["generator"]]
+    values = engine.train_step(batch_of(0), Slice(0).positions, BATCH)
+    moved = torch.cat([(a - b).detach().flatten() for a, b in zip(before, engine.parameters["generator"], strict=True)])
+    assert values["gradient_norm/generator"].item() == pytest.approx(moved.norm().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("augment", [{"flip": flip, "shift": shift} for flip in (False, True) for shift in (0, 2)])
+def test_images_arrive_in_the_layout_that_was_asked_for(augment: dict[str, Any]) -> None:
+    images = {}
+    for channels_last in (False, True):
+        engine = make(training(augment=augment, channels_last=channels_last))
+        images[channels_last] = engine.prepare(batch_of(0), Slice(0).positions)["image"]
+    assert images[True].is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images[False], images[True])
+
+
 def test_bf16_follows_fp32() -> None:
     exact, fast = make(training()), make(training(precision="bf16"))
     for step in range(STEPS):
