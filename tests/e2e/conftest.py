@@ -1,0 +1,36 @@
+"""Homes for whole jobs. They run in processes of their own, one after the other: Ray takes the whole machine."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.jobs import DATA, ROOT, Home, sets
+
+MakeHome = Callable[..., Home]
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which the shards are there; to be copied, for a database and shards take seconds to make."""
+    folder = tmp_path_factory.mktemp("prepared") / "home"
+    done = Home(folder).run("prepare", "shapes", *sets(DATA), "--quiet")
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_home(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Iterator[MakeHome]:
+    """Make homes in which the shards are there; ``root``: the source tree whose commands run in it."""
+    made: list[Home] = []
+
+    def make(root: Path = ROOT) -> Home:
+        folder = tmp_path_factory.mktemp("home") / "home"
+        shutil.copytree(prepared, folder)
+        made.append(Home(folder, root))
+        return made[-1]
+
+    yield make
+    for home in made:
+        home.end()

@@ -1,0 +1,149 @@
+"""kill -9 in mid-epoch: no sample lost or seen twice, and the weights of a training that nobody disturbed."""
+
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from tests.e2e.jobs import TINY, Home, Running, kill, sets
+
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+
+SAMPLES, BATCH, EPOCHS = 512, 32, 3
+STEPS = SAMPLES * EPOCHS // BATCH
+EVERY = 4  # steps between checkpoints
+KILLED_AFTER = 10  # steps: in the first epoch, between two checkpoints
+# Two players, averaged weights, batch statistics over the ranks: all that a checkpoint has to hold.
+SETTINGS = {
+    **TINY,
+    "training.epochs": EPOCHS,
+    "training.workers": 2,
+    "training.precision": "fp32",
+    "training.ema": 0.9,
+    "training.log_every": 1,
+    "training.checkpoint_every": EVERY,
+    "training.record_ids": True,
+}
+COMMAND = ["pretrain", "context_encoder", "--json", "--quiet"]
+MakeHome = Callable[..., Home]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(new_home: MakeHome) -> Home:
+    """The home of a training that nobody disturbed."""
+    home = new_home()
+    assert home.run(*COMMAND, *sets(SETTINGS)).last["value"]["steps"] == STEPS
+    check_every_sample_once(home)
+    assert all(len(rank) == STEPS for rank in home.lines())
+    return home
+
+
+@pytest.fixture(scope="module")
+def cut_off(new_home: MakeHome) -> tuple[Home, str]:
+    """A home in which the driver was killed in mid-epoch, with Ray's servers; and the id of its unfinished run."""
+    home = new_home()
+    running = home.start(*COMMAND, *sets(SETTINGS))
+    wait_for_mid_epoch(home, running)
+    running.kill()
+    assert KILLED_AFTER <= home.steps_done() < STEPS
+    (run,) = [run for run in home.runs() if run.info.run_name.startswith("pretrain context_encoder, ")]
+    assert run.info.status == "RUNNING"  # nobody was left to say that it is not
+    return home, run.info.run_id
+
+
+def wait_for_mid_epoch(home: Home, running: Running) -> None:
+    running.wait_until(lambda: home.steps_done() > KILLED_AFTER)
+
+
+def check_every_sample_once(home: Home) -> None:
+    """Every epoch is a permutation of all samples, and all are different."""
+    ids = home.ids()
+    assert sorted(ids) == list(range(STEPS))
+    stream = [sample for step in range(STEPS) for sample in ids[step]]
+    epochs = [stream[start : start + SAMPLES] for start in range(0, len(stream), SAMPLES)]
+    assert len(epochs) == EPOCHS
+    assert all(sorted(epoch) == list(range(SAMPLES)) for epoch in epochs)
+    assert all(before != after for before, after in pairwise(epochs))
+
+
+def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    """The places in two states at which they are not the same, bit for bit."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        return [line for key in expected for line in differences(found[key], expected[key], f"{where}.{key}")]
+    if isinstance(expected, list):
+        assert len(found) == len(expected), where
+        return [line for k in range(len(expected)) for line in differences(found[k], expected[k], f"{where}.{k}")]
+    same = torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected
+    return [] if same else [where]
+
+
+def check_same_weights(home: Home, undisturbed: Home) -> None:
+    assert differences(home.last_state(), undisturbed.last_state()) == []
+    assert home.encoder_file() == undisturbed.encoder_file()
+    # ... and these were weights that training had changed.
+    state = undisturbed.last_state()["engine"]
+    assert state["step"] == STEPS and differences(state["task"], state["average"]) != []
+
+
+def losses(home: Home, run_id: str) -> dict[str, list[float]]:
+    """By term, the loss of every step; of a step that was run twice, the last one."""
+    client = home.client()
+    found = {}
+    for key in client.get_run(run_id).data.metrics:
+        if key.startswith("loss/"):
+            history = sorted(client.get_metric_history(run_id, key), key=lambda metric: metric.timestamp)
+            by_step = {metric.step: metric.value for metric in history}
+            assert sorted(by_step) == list(range(1, STEPS + 1))
+            found[key] = [by_step[step] for step in sorted(by_step)]
+    return found
+
+
+def test_a_killed_worker_is_replaced(new_home: MakeHome, undisturbed: Home) -> None:
+    home = new_home()
+    running = home.start(*COMMAND, *sets(SETTINGS))
+    wait_for_mid_epoch(home, running)
+    workers = running.processes("RayTrainWorker")
+    assert len(workers) == 2
+    kill(workers[-1])
+    assert running.wait().last["reused"] is False
+    assert any(len(rank) > STEPS for rank in home.lines())  # the steps since the last checkpoint were run again
+    check_every_sample_once(home)
+    check_same_weights(home, undisturbed)
+
+
+def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, str], undisturbed: Home) -> None:
+    home, run_id = cut_off
+    backup = home.folder.with_name("cut_off")
+    shutil.copytree(home.folder, backup)
+    try:
+        before = len(home.lines()[0])
+        assert home.run(*COMMAND, *sets(SETTINGS)).last["run_id"] == run_id
+        resumed_at = home.lines()[0][before]["step"]
+        assert KILLED_AFTER - EVERY < resumed_at <= before and resumed_at % EVERY == 0
+        check_every_sample_once(home)
+        check_same_weights(home, undisturbed)
+        assert losses(home, run_id).keys() == {"loss/l2", "loss/adversarial", "loss/discriminator"}
+    finally:
+        shutil.rmtree(home.folder)
+        backup.rename(home.folder)
+
+
+def test_another_number_of_workers_continues_it(cut_off: tuple[Home, str], undisturbed: Home) -> None:
+    home, run_id = cut_off
+    done = home.run(*COMMAND, *sets({**SETTINGS, "training.workers": 1}))
+    assert done.last["run_id"] == run_id
+    alone, together = home.ids(), undisturbed.ids()
+    assert home.lines()[0][-1]["workers"] == 1
+    assert alone == together  # the same samples, in the same order
+    (expected,) = [run for run in undisturbed.runs() if run.info.run_name.startswith("pretrain context_encoder, ")]
+    found, wanted = losses(home, run_id), losses(undisturbed, expected.info.run_id)
+    for term, values in wanted.items():
+        assert found[term] == pytest.approx(values, abs=1e-4), term
+    ours, theirs = home.last_state()["engine"], undisturbed.last_state()["engine"]
+    for part in ("task", "average"):
+        for key, tensor in theirs[part].items():
+            torch.testing.assert_close(ours[part][key], tensor, rtol=0, atol=1e-4, msg=f"{part} {key}")
