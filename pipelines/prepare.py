@@ -20,6 +20,7 @@ from components.data.shards import (
     build_shard,
     parse_index,
     plan_shards,
+    split_sizes,
 )
 from components.data.sources.base import Source, open_source
 from components.errors import UserError
@@ -156,9 +157,9 @@ def _build(config: dict[str, Any], plan: dict[str, Any], url: str) -> dict[str, 
 
 def _complete(url: str, index: Index) -> bool:
     """Whether every shard of the index lies at ``url`` in its full size."""
-    sizes = Storage(url).list()
+    found = Storage(url).list()
     entries = [entry for shards in index.splits.values() for entry in shards]
-    return all(sizes.get(entry.name) == entry.bytes for entry in entries)
+    return all(found.get(entry.name) == entry.bytes for entry in entries)
 
 
 def _value(url: str, index: Index) -> Value:
@@ -171,6 +172,14 @@ def _value(url: str, index: Index) -> Value:
         "skipped_count": len(index.skipped),
         "converted": index.converted,
     }
+
+
+def expected_samples(config: DataConfig) -> dict[str, int]:
+    """Samples per split, as far as can be known before an image is looked at: broken ones are still among them."""
+    if config.source == PREPARED:
+        index = read_index_at(_absolute(config.url or ""))
+        return {split: index.samples(split) for split in index.splits}
+    return split_sizes(_open(config.model_dump_json()), config)
 
 
 def _absolute(url: str) -> str:

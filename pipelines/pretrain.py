@@ -35,7 +35,7 @@ from infra.errors import OutsideError
 from pipelines import steps
 from pipelines.checkpoints import keep_newest, seal
 from pipelines.pictures import strip
-from pipelines.prepare import open_split, prepare_step
+from pipelines.prepare import expected_samples, open_split, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.recorder import Recorder
 from pipelines.session import Session
@@ -247,6 +247,9 @@ def pretrain_step(recipe: Recipe) -> Step:
     players = get_task(recipe.task).players
     training = {key: value for key, value in what["training"].items() if key not in HOW}
     what["training"] = training if players else {"seed": recipe.training.seed}
+    prepared = prepare_step(recipe.data)
+    if players:  # said now, before shards are written
+        _steps(recipe, expected_samples(recipe.data)["train"])
     what["size"] = recipe.data.size
     return Step(
         name="pretrain",
@@ -254,20 +257,27 @@ def pretrain_step(recipe: Recipe) -> Step:
         version=VERSION,
         config=what,
         body=lambda run, inputs: _train(recipe, inputs[0], run),
-        inputs=(prepare_step(recipe.data),),
+        inputs=(prepared,),
         cores=recipe.training.workers * recipe.training.cpus if players else 1,
         params=recipe.model_dump(mode="json", exclude={"summary", "search"}),
     )
+
+
+def _steps(recipe: Recipe, samples: int) -> int:
+    """Optimizer steps of a training on that many samples; UserError where one of them could not be divided."""
+    training = recipe.training
+    order = Plan(samples, training.batch, training.epochs)
+    check_divisible(order, training.workers, training.micro_batches)
+    return order.steps
 
 
 def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
     """The body of the step: train, then store the encoder as a model of the run."""
     session, training = run.workflow.session, recipe.training
     task = make_task(recipe, prepared.value["classes"])
-    order = Plan(prepared.value["samples"]["train"], training.batch, training.epochs if task.players else 0)
-    check_divisible(order, training.workers, training.micro_batches)
+    last = _steps(recipe, prepared.value["samples"]["train"]) if task.players else 0
     weights = resolve_weights(task, recipe.weights)
-    run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": order.steps})
+    run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": last})
     run.tracker.describe(run.run_id, f"{recipe.summary or recipe.task}\n\n`runs:/{run.run_id}/encoder`")
     run.tracker.log_text(run.run_id, write_recipe(recipe), "recipe.yaml")
     job = {
@@ -281,7 +291,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
         "recorder": run.recorder,
     }
     began = time.perf_counter()
-    with _trained(recipe, job, run, order.steps) if order.steps else _untrained(job) as folder:
+    with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
         probes = json.loads((folder / "probes.json").read_text())
         best_step: int = max(probes, key=lambda probe: probe["score"])["step"] if probes else 0
         model_id = run.tracker.log_encoder(
@@ -296,7 +306,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
         "model_id": model_id,
         "probes": probes,
         "step": best_step,
-        "steps": order.steps,
+        "steps": last,
         "seconds": round(time.perf_counter() - began, 1),
     }
 

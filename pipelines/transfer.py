@@ -12,6 +12,7 @@ from components.config import DataConfig, ProbeConfig, Recipe
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import get_task
+from components.transfer.features import probed_layers
 from components.transfer.protocol import run_benchmark
 from infra.cluster import connect
 from infra.storage import sha256_of
@@ -70,7 +71,7 @@ def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
 def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
     folder = open_tracker(session.home, session.tracking_uri).fetch_encoder(encoder, session.folder("cache"))
-    load_encoder(folder)  # says now, in one line, if it is not one
+    probed_layers(load_encoder(folder), benchmark)  # says now, in one line, what does not fit
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
     return Step(
         name="transfer",

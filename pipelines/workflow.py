@@ -392,6 +392,7 @@ def _is_there(output: Output) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
+    error = getattr(error, "cause", error)  # Ray puts an error of a remote task inside its own, with its traceback
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000]
 
 

@@ -166,17 +166,12 @@ class Home:
         best: dict[str, Any] = max(states, key=lambda state: state["engine"]["step"])
         return best
 
-    def encoder_file(self) -> bytes:
-        """The weights of the encoder in the tracker."""
-        (path,) = (self.folder / "mlartifacts").glob("**/encoder.safetensors")
-        return path.read_bytes()
-
-    @property
-    def tracker(self) -> Any:
-        """The home's store, opened."""
+    def encoder_file(self, run_id: str) -> bytes:
+        """The weights of a run's encoder, as the tracker hands it out."""
         from infra.tracking import open_tracker
 
-        return open_tracker(self.folder)
+        folder = open_tracker(self.folder).fetch_encoder(f"runs:/{run_id}/encoder", self.folder / "cache")
+        return (folder / "encoder.safetensors").read_bytes()
 
     def client(self) -> Any:
         """MLflow's own client on the home's store."""
@@ -189,4 +184,11 @@ class Home:
         client = self.client()
         experiments = [each.experiment_id for each in client.search_experiments()]
         found: list[Any] = client.search_runs(experiments, order_by=["attributes.start_time ASC"])
+        return found
+
+    def step_run(self, label: str) -> Any:
+        """The one MLflow run of a step whose label begins so."""
+        (found,) = [
+            run for run in self.runs() if run.info.run_name.startswith(label) and "genoise.step" in run.data.tags
+        ]
         return found

@@ -49,7 +49,7 @@ def cut_off(new_home: MakeHome) -> tuple[Home, str]:
     wait_for_mid_epoch(home, running)
     running.kill()
     assert KILLED_AFTER <= home.steps_done() < STEPS
-    (run,) = [run for run in home.runs() if run.info.run_name.startswith("pretrain context_encoder, ")]
+    run = home.step_run("pretrain context_encoder")
     assert run.info.status == "RUNNING"  # nobody was left to say that it is not
     return home, run.info.run_id
 
@@ -83,7 +83,8 @@ def differences(found: Any, expected: Any, where: str = "") -> list[str]:
 
 def check_same_weights(home: Home, undisturbed: Home) -> None:
     assert differences(home.last_state(), undisturbed.last_state()) == []
-    assert home.encoder_file() == undisturbed.encoder_file()
+    files = [each.encoder_file(each.step_run("pretrain").info.run_id) for each in (home, undisturbed)]
+    assert files[0] == files[1]
     # ... and these were weights that training had changed.
     state = undisturbed.last_state()["engine"]
     assert state["step"] == STEPS and differences(state["task"], state["average"]) != []
@@ -139,7 +140,7 @@ def test_another_number_of_workers_continues_it(cut_off: tuple[Home, str], undis
     alone, together = home.ids(), undisturbed.ids()
     assert home.lines()[0][-1]["workers"] == 1
     assert alone == together  # the same samples, in the same order
-    (expected,) = [run for run in undisturbed.runs() if run.info.run_name.startswith("pretrain context_encoder, ")]
+    expected = undisturbed.step_run("pretrain context_encoder")
     found, wanted = losses(home, run_id), losses(undisturbed, expected.info.run_id)
     for term, values in wanted.items():
         assert found[term] == pytest.approx(values, abs=1e-4), term
