@@ -80,6 +80,7 @@ app = typer.Typer(
       genoise demo                        the whole job on built-in scenes, in minutes
       genoise recipes                     what can be pretrained
       genoise tasks colorization          one task: its terms, weights and options
+      genoise ui                          the runs, pictures and encoders in a browser
       genoise COMMAND --help              examples for each command
 
     Every finished step is an MLflow run and is reused: the same command again goes on where the last one ended.
@@ -310,6 +311,34 @@ def recipes(
         facts = {"recipes": rows}
     if json_:
         terminal.last_line(facts)
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")] = 5000,
+    home: Home = HOME,
+) -> None:
+    """Look at the runs, pictures and encoders in a browser.
+
+    Starts MLflow's server on the home's database, on this machine alone, until Ctrl-C.
+
+    \b
+    Examples:
+      genoise ui
+      genoise ui --home ./other --port 5001
+    """
+    if not (home / "mlflow.db").is_file():
+        raise UserError(f"nothing to look at in {home}: run `genoise demo` first, or say another --home")
+    from infra.local import serve_mlflow
+    from pipelines import terminal
+
+    with serve_mlflow(home, port) as server:
+        terminal.note(f"runs, pictures and encoders are shown at {server.url} until Ctrl-C")
+        try:
+            code = server.wait()
+        except KeyboardInterrupt:
+            return
+    raise OutsideError(f"the server ended by itself, with code {code}: see {server.log}")
 
 
 def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool) -> None:

@@ -159,20 +159,27 @@ def _log(workflow: Workflow, table: Table) -> None:
 
 
 def figure(table: Table) -> Any:
-    """Bars of test top-1 with their intervals; yardsticks in grey, what needs no labels in colour."""
+    """Bars of test top-1 with their intervals, a panel per benchmark; yardsticks in grey, the others in colour."""
     from matplotlib.figure import Figure
 
-    rows = table.rows
-    drawn = Figure(figsize=(7, 0.6 + 0.35 * len(rows)), layout="constrained")
-    axes = drawn.subplots()
-    colours = ["#9a9a9a" if row["recipe"] in YARDSTICKS else "#2a6f97" for row in rows]
-    scores = [row["test top-1"] for row in rows]
-    bars = axes.barh([row["recipe"] for row in rows], scores, xerr=[row["±"] or 0 for row in rows], color=colours)
-    axes.bar_label(bars, [f" {score:.1f}" for score in scores])
-    axes.set_xlabel(f"test top-1, % ({', '.join(sorted({row['benchmark'] for row in rows}))})")
-    axes.set_xlim(0, 1.12 * max(scores))
-    axes.spines[["top", "right"]].set_visible(False)
+    panels = {name: [row for row in table.rows if row["benchmark"] == name] for name in _benchmarks(table)}
+    drawn = Figure(figsize=(7, 0.9 * len(panels) + 0.3 * len(table.rows)), layout="constrained")
+    heights = [len(rows) + 2 for rows in panels.values()]
+    axes_of = drawn.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
+    for axes, (name, rows) in zip(axes_of, panels.items(), strict=True):
+        colours = ["#9a9a9a" if row["recipe"] in YARDSTICKS else "#2a6f97" for row in rows]
+        scores, places = [row["test top-1"] for row in rows], range(len(rows))
+        bars = axes.barh(places, scores, xerr=[row["±"] or 0 for row in rows], color=colours)
+        axes.bar_label(bars, [f" {score:.1f}" for score in scores])
+        axes.set_yticks(places, [row["recipe"] for row in rows])
+        axes.set_xlabel(f"{name}: test top-1, %")
+        axes.set_xlim(0, 1.12 * max(scores))
+        axes.spines[["top", "right"]].set_visible(False)
     return drawn
+
+
+def _benchmarks(table: Table) -> list[str]:
+    return list(dict.fromkeys(row["benchmark"] for row in table.rows))
 
 
 def _text(value: Any) -> str:

@@ -5,14 +5,18 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from infra.local.server import Server, free_port, start
+from infra.errors import OutsideError
+from infra.local.server import Server, answers, free_port, start
 
 
 def serve_mlflow(home: Path, port: int | None = None, workers: int = 1, artifacts: str | None = None) -> Server:
     """Serve ``<home>/mlflow.db`` and ``<home>/mlartifacts`` on 127.0.0.1, interface included.
 
-    ``artifacts``: another place for files of new experiments, such as s3://bucket/prefix.
+    ``artifacts``: another place for files of new experiments, such as s3://bucket/prefix. OutsideError where the port
+    is taken or the server does not start.
     """
+    if port and answers("127.0.0.1", port):
+        raise OutsideError(f"port {port} of this machine is in use: choose another one")
     home = home.resolve()
     home.mkdir(parents=True, exist_ok=True)
     port = port or free_port()

@@ -28,6 +28,7 @@ COMMANDS = {
     "table": JOB | {"RECIPE", "--seeds"},
     "tasks": {"NAME", "--json"},
     "recipes": {"NAME", "--set", "--json"},
+    "ui": {"--port", "--home"},
 }
 Command = Callable[..., tuple[int, str, str]]
 
@@ -308,3 +309,36 @@ def test_a_shown_recipe_is_a_recipe(genoise: Command, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(shown)
     _, again, _ = genoise("recipes", str(tmp_path / "mine.yaml"))
     assert again == shown and "epochs: 1.0" in shown
+
+
+# Looking at what was done
+
+
+def test_the_interface_is_served_until_it_ends(genoise: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import infra.local
+
+    class Served:
+        url, log = "http://127.0.0.1:5001", Path("server.log")
+
+        def __enter__(self) -> "Served":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.stopped = True
+
+        def wait(self) -> int:
+            raise KeyboardInterrupt
+
+    def serve(folder: Path, port: int) -> Served:
+        asked.append((folder, port))
+        return server
+
+    server, asked = Served(), list[tuple[Path, int]]()
+    monkeypatch.setattr(infra.local, "serve_mlflow", serve)
+    code, _, err = genoise("ui", "--home", str(home))
+    assert (code, asked) == (2, []) and "genoise demo" in err
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "mlflow.db").touch()
+    code, _, err = genoise("ui", "--home", str(home), "--port", "5001")
+    assert (code, asked, server.stopped) == (0, [(home, 5001)], True)
+    assert server.url in err and "same command" not in err
