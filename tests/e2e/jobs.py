@@ -81,7 +81,8 @@ class Running:
 
     def processes(self, *names: str) -> list[int]:
         """The ids of all that it started, and what that started in turn; of these names where any are given."""
-        titles, children = {}, {}
+        titles: dict[int, str] = {}
+        children: dict[int, list[int]] = {}
         for line in subprocess.run(
             ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         ).stdout.splitlines():
