@@ -11,10 +11,12 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import time
 import urllib.parse
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -72,6 +74,10 @@ def open_tracker(home: Path, uri: str | None = None, experiment: str = "genoise"
     return Tracker(f"sqlite:///{home / 'mlflow.db'}", home / "mlartifacts", experiment)
 
 
+def _is_server(uri: str) -> bool:
+    return urllib.parse.urlsplit(uri).scheme in ("http", "https")
+
+
 def shown(uri: str) -> str:
     """``uri`` without a password, for messages."""
     parts = urllib.parse.urlsplit(uri)
@@ -85,16 +91,17 @@ def _readable(method: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(method)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        tracker = args[0]
+        assert isinstance(tracker, Tracker)
         try:
-            return method(*args, **kwargs)
+            with tracker.gate:
+                return method(*args, **kwargs)
         except OutsideError:
             raise
         except Exception as error:
             module = type(error).__module__.partition(".")[0]
             if module not in ("mlflow", "requests", "sqlalchemy", "sqlite3", "urllib3", "botocore", "boto3"):
                 raise
-            tracker = args[0]
-            assert isinstance(tracker, Tracker)
             raise OutsideError(_explain(tracker.uri, error)) from error
 
     return wrapper
@@ -105,7 +112,7 @@ def _explain(uri: str, error: Exception) -> str:
     where = shown(uri)
     if re.search(r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied", text):
         return f"tracking server {where} refuses access: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    if re.search(r"Max retries|Connection|timed out|Failed to resolve", text):
+    if _is_server(uri) and re.search(r"Max retries|Connection|timed out|Failed to resolve", text):
         return f"tracking server {where} does not answer: start it, or correct MLFLOW_TRACKING_URI"
     return f"tracking at {where} failed: {text[:300]}"
 
@@ -119,6 +126,8 @@ class Tracker:
     def __init__(self, uri: str, artifacts: Path | None = None, experiment: str = "genoise") -> None:
         """``artifacts``: folder for files when the experiment is created; None leaves the choice to the server."""
         self.uri, self.artifacts, self.experiment = uri, artifacts, experiment
+        # A database file has one writer at a time and few connections; a server queues by itself.
+        self.gate: AbstractContextManager[Any] = nullcontext() if _is_server(uri) else threading.RLock()
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
 
@@ -532,8 +541,7 @@ def _move_into_place(folder: Path, target: Path) -> None:
 def _open_client(uri: str) -> "MlflowClient":
     for key, value in HTTP_SETTINGS.items():
         os.environ.setdefault(key, value)
-    scheme = urllib.parse.urlsplit(uri).scheme
-    if scheme in ("http", "https"):
+    if _is_server(uri):
         _check_answers(uri)
     from mlflow.tracking import MlflowClient
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,25 @@ def test_threads_write_to_their_own_runs(tracker: Tracker) -> None:
     for number in range(4):
         found = tracker.get_run(done[number])
         assert (found.name, found.metrics, found.status) == (f"step {number}", {"number": number}, "FINISHED")
+
+
+def test_a_database_file_is_asked_by_one_thread_at_a_time(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its pool holds 15 connections; the steps of a large table ask from a hundred threads.
+    together, inside = [0], threading.Lock()
+    search = tracker.client.search_runs
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        with inside:
+            together[0] += 1
+        time.sleep(0.01)  # room for another thread to come in, if it may
+        with inside:
+            assert together[0] == 1
+            together[0] -= 1
+        return search(*args, **kwargs)
+
+    monkeypatch.setattr(tracker.client, "search_runs", counted)
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda k: tracker.search({"a": str(k)}), range(20)))
 
 
 def test_it_can_be_sent_to_another_process(tracker: Tracker) -> None:
