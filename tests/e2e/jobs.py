@@ -176,9 +176,9 @@ class Home:
 
     def client(self) -> Any:
         """MLflow's own client on the home's store."""
-        from mlflow import MlflowClient
+        from infra.tracking import open_tracker
 
-        return MlflowClient(f"sqlite:///{self.folder}/mlflow.db")
+        return open_tracker(self.folder).client
 
     def runs(self) -> list[Any]:
         """All MLflow runs, oldest first."""
