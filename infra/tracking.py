@@ -35,8 +35,6 @@ TAG_LIMIT = 8000  # characters of a tag's value; MLflow cuts or refuses longer o
 PARAM_LIMIT = 6000
 ALIAS = "best"
 NOTE = "mlflow.note.content"  # the description that the user interface shows
-# Without the kind, the user interface opens on pages for language models.
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 HEALTH_TIMEOUT_S = 5.0
 # A server that is gone must be said in seconds. MLflow's own defaults retry for four minutes.
 HTTP_SETTINGS = {
@@ -158,6 +156,10 @@ class Tracker:
         """Fail now, within seconds, if the tracking server cannot be used."""
         _ = self.experiment_id
 
+    def page(self, server: str) -> str:
+        """The address of the runs at the user interface of ``server``, in its mode for training."""
+        return f"{server}/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+
     def exists(self) -> bool:
         """False where the store is a database file that nobody has created yet."""
         return not self.uri.startswith("sqlite:///") or Path(self.uri.removeprefix("sqlite:///")).is_file()
@@ -169,7 +171,7 @@ class Tracker:
         if found is None:
             location = self.artifacts.resolve().as_uri() if self.artifacts else None
             try:
-                return str(self.client.create_experiment(self.experiment, location, EXPERIMENT_TAGS))
+                return str(self.client.create_experiment(self.experiment, location))
             except MlflowException:  # somebody else was quicker
                 found = self.client.get_experiment_by_name(self.experiment)
                 if found is None:

@@ -330,10 +330,12 @@ def ui(
     if not (home / "mlflow.db").is_file():
         raise UserError(f"nothing to look at in {home}: run `genoise demo` first, or say another --home")
     from infra.local import serve_mlflow
+    from infra.tracking import open_tracker
     from pipelines import terminal
 
     with serve_mlflow(home, port) as server:
-        terminal.note(f"runs, pictures and encoders are shown at {server.url} until Ctrl-C")
+        page = open_tracker(home, server.url).page(server.url)
+        terminal.note(f"runs, pictures and encoders are shown until Ctrl-C at {page}")
         try:
             code = server.wait()
         except KeyboardInterrupt:

@@ -205,6 +205,8 @@ def train_worker(job: dict[str, Any]) -> None:
     batches = loader.iterate(engine.step)
     if training.record_ids:
         batches = recorded(batches, Path(job["run_folder"]) / "ids" / f"rank-{world.rank}.jsonl", world)
+    if engine.step == 0:
+        hooks.samples(0, engine)
     try:
         fit(engine, batches, Intervals.of(training, len(data)), hooks, lambda: loader.waited)
     except Diverged as error:

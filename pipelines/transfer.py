@@ -153,7 +153,7 @@ def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: Probe
             model_id,
             f"{benchmark.name}/val/top1",
             best_val(value),
-            description=f"**{recipe.name}**, seed {recipe.training.seed}: {recipe.summary}\n\n{_story(value)}",
+            description=f"{recipe.name}, seed {recipe.training.seed}: {recipe.summary}\n\n{_story(value)}",
             about=ABOUT.format(name=name, source=recipe.data.source),
         )
     return {"model": f"models:/{name}/{version}"}

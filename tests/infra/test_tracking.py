@@ -179,9 +179,8 @@ def test_a_registered_encoder_says_what_it_is(store: Tracker, encoder: Path, tmp
     assert store.client.get_registered_model(name).description == "encoders of shapes"
 
 
-def test_the_interface_shows_trainings(store: Tracker) -> None:
-    tags = store.client.get_experiment(store.experiment_id).tags
-    assert tags["mlflow.experimentKind"] == "custom_model_development"
+def test_a_run_says_what_it_is(store: Tracker) -> None:
+    assert f"/experiments/{store.experiment_id}/" in store.page("http://host:5000")
     run = store.start_run("pretrain")
     store.describe(run, "**what it is**")
     assert store.get_run(run).tags["mlflow.note.content"] == "**what it is**"

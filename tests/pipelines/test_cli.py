@@ -15,6 +15,7 @@ import pipelines
 from components.config import Recipe
 from components.errors import UserError
 from infra.errors import OutsideError
+from infra.tracking import Tracker
 from pipelines.__main__ import run
 from pipelines.recipes import DEMO, recipes
 from pipelines.session import Session
@@ -335,10 +336,11 @@ def test_the_interface_is_served_until_it_ends(genoise: Command, home: Path, mon
 
     server, asked = Served(), list[tuple[Path, int]]()
     monkeypatch.setattr(infra.local, "serve_mlflow", serve)
+    monkeypatch.setattr(Tracker, "page", lambda tracker, at: f"{at}/page")
     code, _, err = genoise("ui", "--home", str(home))
     assert (code, asked) == (2, []) and "genoise demo" in err
     home.mkdir(parents=True, exist_ok=True)
     (home / "mlflow.db").touch()
     code, _, err = genoise("ui", "--home", str(home), "--port", "5001")
     assert (code, asked, server.stopped) == (0, [(home, 5001)], True)
-    assert server.url in err and "same command" not in err
+    assert f"{server.url}/page" in err and "same command" not in err
