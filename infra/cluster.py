@@ -26,6 +26,11 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or every worker warns about a default that will change
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
 }
+# Each of these costs a process, or a part of one, at every start of a training; a private instance has no use for them.
+PRIVATE = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
+    "RAY_TRAIN_METRICS_ENABLED": "0",  # there is no dashboard to collect them
+}
 
 
 def shared_address(address: str | None = None) -> str | None:
@@ -75,6 +80,8 @@ def resources() -> dict[str, float]:
 
 
 def _start_private(options: dict[str, Any], min_cpus: int) -> None:
+    for key, value in PRIVATE.items():
+        os.environ.setdefault(key, value)
     cores = len(os.sched_getaffinity(0))
     start = functools.partial(
         ray.init,
