@@ -80,11 +80,11 @@ class OptimizerConfig(Config):
     """One player's optimizer. A task states the published one; a recipe may overrule any key."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(0.0, ge=0)
+    lr: float = Field(1e-3, gt=0, description="largest learning rate of the schedule")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the two averages of adam and adamw")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(True, description="of sgd: look ahead along the momentum")
+    weight_decay: float = Field(0.0, ge=0, description="added to the gradient; decoupled from it in adamw")
 
 
 class AugmentConfig(Config):
@@ -102,10 +102,10 @@ class TrainingConfig(Config):
     micro_batches: int = Field(1, ge=1, description="parts into which each worker cuts its share of a batch")
     workers: int = Field(1, ge=1, description="Ray Train workers")
     cpus: int = Field(1, ge=1, description="CPU cores of each worker")
-    seed: int = Field(0, ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = True
-    compile: bool = False
+    seed: int = Field(0, ge=0, description="of weights, order of samples, augmentation and noise")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: automatic mixed precision")
+    channels_last: bool = Field(True, description="memory layout of images and weights; faster convolutions")
+    compile: bool = Field(False, description="torch.compile; pays off in long trainings")
     sync_batch_norm: bool = Field(True, description="share batch statistics among workers")
     optimizer: dict[str, Any] = Field(default_factory=dict, description="overrules keys of every player's optimizer")
     players: dict[str, dict[str, Any]] = Field(
@@ -117,7 +117,7 @@ class TrainingConfig(Config):
     warmup: float = Field(0.05, ge=0, le=1, description="share of the run in which the learning rate rises from zero")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of a player")
     ema: float | None = Field(None, gt=0, lt=1, description="decay per step of the averaged weights; None: no average")
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = Field(AugmentConfig(), description="see below")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     log_every: int = Field(20, ge=1, description="steps between log lines")
     probe_every: float = Field(1.0, gt=0, description="epochs between probes of the encoder on the validation split")
@@ -158,20 +158,20 @@ class ProbeConfig(BenchmarkConfig):
 class Recipe(Config):
     """One row of the table: a task, its data, its network, its training, its weights, its benchmarks."""
 
-    name: str
-    summary: str = ""
-    task: str
+    name: str = Field(description="the name of the row; by default that of the file")
+    summary: str = Field("", description="what it is, in a line")
+    task: str = Field(description="name of a task; see `genoise tasks`")
     options: dict[str, Any] = Field(
         default_factory=dict, description="the task's own options; see `genoise tasks NAME`"
     )
-    data: DataConfig = DataConfig()
-    encoder: EncoderConfig = EncoderConfig()
-    training: TrainingConfig = TrainingConfig()
+    data: DataConfig = Field(DataConfig(), description="see below")
+    encoder: EncoderConfig = Field(EncoderConfig(), description="see below")
+    training: TrainingConfig = Field(TrainingConfig(), description="see below")
     weights: dict[str, float] = Field(
         default_factory=dict, description="term: weight; terms not named keep their default"
     )
     search: dict[str, Any] = Field(default_factory=dict, description="term or key: range, for sweeps")
-    benchmarks: tuple[str, ...] = ("linear",)
+    benchmarks: tuple[str, ...] = Field(("linear",), description="names of the protocols that score the encoder")
 
     @model_validator(mode="after")
     def _weights(self) -> Self:
