@@ -40,11 +40,16 @@ def test_the_last_line_is_the_table(job: tuple[Home, str]) -> None:
     assert {row["recipe"] for row in table["rows"]} == ROWS
     assert all(0 < row["test top-1"] < 100 and row["seeds"] == 1 for row in table["rows"])
     closed = {row["recipe"]: row["gap closed"] for row in table["rows"]}
-    assert (closed["random"], closed["supervised"]) == (0.0, 1.0)
+    test = {row["recipe"]: row["test top-1"] for row in table["rows"]}
+    if test["supervised"] > test["random"]:
+        assert (closed["random"], closed["supervised"]) == (0.0, 1.0)
+    else:  # so short a training may leave no gap to close
+        assert set(closed.values()) == {None}
     for score in table["scores"]:
         assert score["benchmark"] == "linear" and score["split"] == "test"
         assert score["protocol"]["penalties"] and score["layer"] in score["layers"]
-    assert all(row["recipe"] in out.splitlines()[-2 - k] for k, row in enumerate(reversed(table["rows"])))
+    shown = [line.split()[0] for line in out.splitlines()[:-1] if line.split() and line.split()[0] in ROWS]
+    assert shown == [row["recipe"] for row in table["rows"]]
 
 
 def test_every_step_is_a_run_below_the_workflow(job: tuple[Home, str]) -> None:
@@ -71,7 +76,7 @@ def test_training_is_recorded(job: tuple[Home, str]) -> None:
     weights = {term: float(run.data.params[f"effective_weights.{term}"]) for term in terms}
     assert weights == {"l2": 0.999, "adversarial": 0.001, "discriminator": 1.0}
     pictures = [file.path for file in home.client().list_artifacts(run.info.run_id, "images")]
-    assert {int(found[1]) for path in pictures if (found := re.search(r"step%(\d+)", path))} == {8, 16}
+    assert {int(found[1]) for path in pictures if (found := re.search(r"step\W(\d+)", path))} >= {8, 16}
     assert "task: context_encoder" in open_tracker(home.folder).read_text(run.info.run_id, "recipe.yaml")
 
 
