@@ -61,7 +61,9 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
                     _start_private(options, min_cpus)
                 else:
                     _join(shared, options)
-        except (OSError, RuntimeError) as error:
+        except OutsideError:
+            raise
+        except Exception as error:  # Ray raises no less when a machine is too busy to start it in time
             where = f"the Ray cluster at {shared}" if shared else "a private Ray instance"
             said = (" ".join(str(error).split()) or type(error).__name__)[:200]
             raise OutsideError(f"cannot reach {where}: {said}; check RAY_ADDRESS and `ray status`") from error

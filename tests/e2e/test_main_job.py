@@ -47,7 +47,7 @@ def test_the_last_line_is_the_table(job: tuple[Home, str]) -> None:
         assert set(closed.values()) == {None}
     for score in table["scores"]:
         assert score["benchmark"] == "linear" and score["split"] == "test"
-        assert score["protocol"]["penalties"] and score["layer"] in score["layers"]
+        assert score["protocol"]["config"]["penalties"] and score["layer"] in score["layers"]
     shown = [line.split()[0] for line in out.splitlines()[:-1] if line.split() and line.split()[0] in ROWS]
     assert shown == [row["recipe"] for row in table["rows"]]
 
@@ -88,8 +88,10 @@ def test_the_encoder_is_a_model_with_its_scores(job: tuple[Home, str]) -> None:
     maps = encoder(torch.rand(2, 3, 32, 32))
     assert tuple(maps) == encoder.layers and all(map_BCHW.isfinite().all() for map_BCHW in maps.values())
     version = home.client().get_model_version_by_alias("genoise-shapes", "best")
-    model = home.client().get_logged_model(version.model_id)
-    assert model.source_run_id == steps(home, "pretrain")["pretrain context_encoder, seed 0"].info.run_id
+    trained = steps(home, "pretrain")["pretrain context_encoder, seed 0"]
+    assert version.run_id == trained.info.run_id
+    (output,) = trained.outputs.model_outputs
+    model = home.client().get_logged_model(output.model_id)
     scores = {metric.key: metric.value for metric in model.metrics}
     row = next(row for row in json.loads(out.splitlines()[-1])["rows"] if row["recipe"] == "context_encoder")
     assert 100 * scores["linear/test/top1"] == pytest.approx(row["test top-1"], abs=0.01)
