@@ -9,7 +9,7 @@ import json
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from components.transfer.features import subset
 from components.transfer.probe import quick_score
 from infra.cluster import connect
 from infra.errors import OutsideError
+from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import keep_newest, seal
 from pipelines.pictures import strip
@@ -44,6 +45,13 @@ from pipelines.workflow import StepResult, StepRun
 
 Value = dict[str, Any]
 VERSION = 1
+MAIN: dict[str, Any] = {  # parameters that every run shows
+    "name": True,
+    "task": True,
+    "data": {"source", "size"},
+    "encoder": {"name", "width"},
+    "training": {"epochs", "batch", "seed"},
+}
 DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
 PICTURES = 8  # samples shown in a picture
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
@@ -106,6 +114,8 @@ class WorkerHooks:
         if not self.main:
             ray.train.report({"step": step})
             return
+        with suppress(OutsideError):  # a server that is away gets it later; the recorder keeps it
+            self.recorder.flush()  # or the curves of a job that is killed would lack what came before its checkpoint
         with tempfile.TemporaryDirectory() as folder:
             self.write(Path(folder))
             ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
@@ -261,8 +271,17 @@ def pretrain_step(recipe: Recipe) -> Step:
         body=lambda run, inputs: _train(recipe, inputs[0], run),
         inputs=(prepared,),
         cores=recipe.training.workers * recipe.training.cpus if players else 1,
-        params=recipe.model_dump(mode="json", exclude={"summary", "search"}),
+        params=_shown(recipe),
     )
+
+
+def _shown(recipe: Recipe) -> dict[str, Any]:
+    """The run's parameters: the main ones, and whatever is not the default. All of them are in ``recipe.yaml``.
+
+    MLflow writes all parameters of a run above each of its pictures, which must leave room for the picture.
+    """
+    changed = recipe.model_dump(mode="json", exclude={"summary", "search", "benchmarks"}, exclude_defaults=True)
+    return flatten(recipe.model_dump(mode="json", include=MAIN)) | flatten(changed)
 
 
 def _steps(recipe: Recipe, samples: int) -> int:
