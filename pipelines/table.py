@@ -143,7 +143,7 @@ def _row(members: list[tuple[Cell, StepResult]], tests: dict[Any, list[float]]) 
         "val top-1": round(val, 2),
         "test top-1": round(test, 2),
         "±": None if half is None else round(half, 2),
-        "gap closed": None if closed is None else round(closed, 3),
+        "gap closed": None if closed is None else round(closed, 3) + 0.0,  # no -0.0
         "seeds": len(values),
     }
 
