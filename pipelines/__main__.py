@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, the pipelines only once the in
 complaints come at once. Bad input is one line on stderr and exit code 2; only the truly unexpected shows a traceback.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -333,6 +334,9 @@ def ui(
     from infra.tracking import open_tracker
     from pipelines import terminal
 
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # the server ends with this process, however that is ended
     with serve_mlflow(home, port) as server:
         page = open_tracker(home, server.url).page(server.url)
         terminal.note(f"runs, pictures and encoders are shown until Ctrl-C at {page}")
