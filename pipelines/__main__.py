@@ -334,9 +334,7 @@ def ui(
     from infra.tracking import open_tracker
     from pipelines import terminal
 
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # the server ends with this process, however that is ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this process is ended, so is the server
     with serve_mlflow(home, port) as server:
         page = open_tracker(home, server.url).page(server.url)
         terminal.note(f"runs, pictures and encoders are shown until Ctrl-C at {page}")
