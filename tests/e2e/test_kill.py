@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.ma
 SAMPLES, BATCH, EPOCHS = 512, 32, 3
 STEPS = SAMPLES * EPOCHS // BATCH
 EVERY = 4  # steps between checkpoints
-NEXT = 3  # steps after which another number of workers must still have the same losses
+NEXT = 2  # steps after which another number of workers must still have the same losses
 KILLED_AFTER = 10  # steps: in the first epoch, between two checkpoints
 # Two players, averaged weights, batch statistics over the ranks: all that a checkpoint has to hold.
 SETTINGS = {
