@@ -68,7 +68,7 @@ class DataConfig(Config):
 class EncoderConfig(Config):
     """The network whose features are transferred."""
 
-    name: str = Field("alexnet", description="alexnet, resnet18, resnet50")
+    name: str = Field("alexnet", description="name of a network: alexnet, resnet18, resnet50, ...")
     width: int = Field(32, ge=4, description="channels of the first stage (64 is the published width)")
     depth: int | None = Field(None, ge=1, description="number of stages kept; None keeps them all")
     norm: Literal["batch", "none"] = Field("batch", description="normalization between convolution and activation")

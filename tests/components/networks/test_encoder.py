@@ -33,8 +33,8 @@ def images(size: int, count: int = 2) -> Tensor:
 # -- shapes ------------------------------------------------------------------------------------------------------------
 
 
-def test_all_architectures_are_found() -> None:
-    assert tuple(all_encoders()) == NAMES
+def test_architectures_are_found() -> None:
+    assert set(NAMES) <= all_encoders().keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
