@@ -40,6 +40,7 @@ PARTS = {
     "tasks": SMALL | {"networks"},
     "engine": SMALL | {"networks", "data", "tasks"},
     "transfer": SMALL | {"networks", "data"},
+    "pictures": SMALL | {"networks", "data", "tasks"},
 }
 
 
