@@ -5,6 +5,9 @@ Low precision is left at the door: what comes in as bf16 is computed in fp32.
 Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Q bins, N soft-encoding neighbours.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -49,14 +52,98 @@ def soft_cross_entropy(
     return weighted_mean(logits_BQHW.logsumexp(1) - target_BHW, weight_BHW, denominator)
 
 
-def discriminator(real_B: Tensor, fake_B: Tensor) -> Tensor:
-    """-log D(real) - log(1 - D(fake)), from logits of any shape (Goodfellow et al. 2014, equation 1)."""
-    return F.softplus(-_full(real_B)).mean() + F.softplus(_full(fake_B)).mean()
+# -- two players -------------------------------------------------------------------------------------------------------
+
+Form = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
+FORM = "what the players minimize: minimax, non_saturating, least_squares, hinge, wasserstein; see components.losses"
 
 
-def adversarial(fake_B: Tensor) -> Tensor:
-    """-log D(fake), from logits of any shape: the generator's loss that does not saturate.
+def _verdict(logits: Tensor, real: bool, form: Form) -> Tensor:
+    """What a discriminator pays for logits that should have said real, or fake."""
+    logits = _full(logits)
+    if form == "least_squares":
+        return (logits - float(real)).square().mean()
+    margin = logits if real else -logits
+    if form == "hinge":
+        return F.relu(1 - margin).mean()
+    if form == "wasserstein":
+        return -margin.mean()
+    return F.softplus(-margin).mean()
 
-    Source: Goodfellow et al. 2014, section 3.
+
+def _persuasion(logits: Tensor, real: bool, form: Form) -> Tensor:
+    """What the other player pays for logits that it wants to say real, or fake."""
+    if form == "minimax":
+        return -_verdict(logits, not real, form)
+    return _verdict(logits, real, "wasserstein" if form == "hinge" else form)
+
+
+def discriminator(real_B: Tensor, fake_B: Tensor, form: Form = "non_saturating") -> Tensor:
+    """The discriminator's loss from logits of any shape: the plain sum of its mean on real and on fake samples.
+
+    minimax, non_saturating: -log D(real) - log(1 - D(fake)), D the sigmoid of the logit (Goodfellow et al. 2014,
+    equation 1); least_squares: (real - 1)^2 + fake^2 (Mao et al. 2017, equation 9, without its factors 1/2);
+    hinge: max(0, 1 - real) + max(0, 1 + fake) (Lim and Ye 2017; Miyato et al. 2018, equation 16);
+    wasserstein: fake - real (Arjovsky et al. 2017, equation 2), which needs a critic whose slope is bounded.
     """
-    return F.softplus(-_full(fake_B)).mean()
+    return _verdict(real_B, True, form) + _verdict(fake_B, False, form)
+
+
+def adversarial(fake_B: Tensor, form: Form = "non_saturating", real_B: Tensor | None = None) -> Tensor:
+    """The generator's loss from logits of any shape, the counterpart of `discriminator`.
+
+    minimax: log(1 - D(fake)) (Goodfellow et al. 2014, equation 1); non_saturating: -log D(fake) (there, section 3);
+    least_squares: (fake - 1)^2; hinge and wasserstein: -fake. ``real_B``: logits of real samples in which this player
+    has a part as well (BiGAN's encoder) and which it wants to be called fake, by the mirrored formula.
+    """
+    loss = _persuasion(fake_B, True, form)
+    return loss if real_B is None else loss + _persuasion(real_B, False, form)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # compiled graphs have no second derivatives
+def _squared_slopes(critic: Callable[..., Tensor], points: Sequence[Tensor]) -> Tensor:
+    """(B,): squared norm of the gradient of each sample's mean logit with respect to all its ``points``."""
+    leaves = [point.detach().requires_grad_() for point in points]
+    logits = _full(critic(*leaves))
+    gradients = torch.autograd.grad(logits.reshape(len(logits), -1).mean(1).sum(), leaves, create_graph=True)
+    return torch.stack([_full(gradient).flatten(1).square().sum(1) for gradient in gradients]).sum(0)
+
+
+def gradient_penalty(critic: Callable[..., Tensor], *points: Tensor) -> Tensor:
+    """(|gradient| - 1)^2 of a critic that judges every sample by itself (no batch normalization).
+
+    ``points``: its inputs, each (B, ...), on the lines between real and generated ones (Gulrajani et al. 2017,
+    equation 3). With patches of logits, a sample's value is their mean.
+    """
+    squares_B: Tensor = _squared_slopes(critic, points)
+    return ((squares_B + 1e-12).sqrt() - 1).square().mean()  # the root of zero has no slope
+
+
+def r1(critic: Callable[..., Tensor], *points: Tensor) -> Tensor:
+    """|gradient|^2 / 2 of a critic at real samples (Mescheder et al. 2018, equation 9, without its gamma)."""
+    squares_B: Tensor = _squared_slopes(critic, points)
+    return squares_B.mean() / 2
+
+
+@torch.no_grad()
+def accuracies(real_B: Tensor, fake_B: Tensor, form: Form = "non_saturating") -> dict[str, Tensor]:
+    """What a discriminator gets right, each in [0, 1]; nothing for a Wasserstein critic, whose zero means nothing."""
+    if form == "wasserstein":
+        return {}
+    border = 0.5 if form == "least_squares" else 0.0
+    return {
+        "discriminator/accuracy_real": (real_B > border).float().mean(),
+        "discriminator/accuracy_fake": (fake_B < border).float().mean(),
+    }
+
+
+@torch.no_grad()
+def diversity(fake_BCHW: Tensor, real_BCHW: Tensor) -> dict[str, Tensor]:
+    """Distance of generated pictures from each other over that of real ones: near 0, the generator has collapsed.
+
+    Root of the mean squared distance of neighbours in the batch; 1 for a single sample, which has no neighbour.
+    """
+    if len(fake_BCHW) < 2:
+        return {"generator/diversity": torch.ones((), device=fake_BCHW.device)}
+    fake, real = ((_full(x) - _full(x).roll(1, 0)).square().mean() for x in (fake_BCHW, real_BCHW))
+    return {"generator/diversity": (fake / real.clamp_min(1e-12)).sqrt()}
