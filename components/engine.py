@@ -125,12 +125,15 @@ class Engine:
         self._set_learning_rates()
         micros = self._micro_batches(batch, positions_B, total)
         metrics: Tensors = {}
-        for name, player in self.task.players.items():
-            norms = self._backward(name, player, micros, metrics, measure)
+        acting = {n: player for n, player in self.task.players.items() if (self.step + 1) % player.every == 0}
+        keep_graph = len(micros) == 1 and not all(player.detached for player in acting.values())
+        for name, player in acting.items():
+            norms = self._backward(name, player, micros, metrics, measure, keep_graph)
             self.world.sum_gradients(self.parameters[name])
             metrics |= norms | {f"gradient_norm/{name}": self._clip(name) / self.world.size}
             self.optimizers[name].step()
             self.optimizers[name].zero_grad(set_to_none=True)
+        self._remember(micros)
         self._update_average()
         self.step += 1
         return metrics
@@ -174,19 +177,22 @@ class Engine:
                 micro.inputs[name] = mean
         return micros
 
-    def _backward(self, name: str, player: Player, micros: list[Micro], metrics: Tensors, measure: bool) -> Tensors:
+    def _backward(
+        self, name: str, player: Player, micros: list[Micro], metrics: Tensors, measure: bool, keep_graph: bool
+    ) -> Tensors:
         """Accumulate the player's gradients over the micro-batches; with ``measure``, term by term."""
         parameters = self.parameters[name]
         by_term: dict[str, list[Tensor]] = {}
         # A compiled graph can be walked once; several terms walk it several times.
         forward, losses_of = (self.task.forward, self.task.losses) if measure else (self._forward, self._losses)
         for micro in micros:
-            outputs = self._outputs(micro, player, forward, alone=len(micros) == 1)
+            outputs = self._outputs(micro, player, forward, keep_graph)
             with self._only(name), self._autocast():
                 losses = losses_of(name, micro.inputs, outputs)
             for term, loss in losses.items():
-                metrics[f"loss/{term}"] = metrics.get(f"loss/{term}", 0.0) + loss.detach().float() * micro.share
-            weighted = {t: self.weights[t] * micro.share * loss for t, loss in losses.items() if self.weights[t] > 0}
+                key = f"loss/{term}" if term in self.weights else term
+                metrics[key] = metrics.get(key, 0.0) + loss.detach().float() * micro.share
+            weighted = {t: self.weights[t] * micro.share * loss for t, loss in losses.items() if self.weights.get(t)}
             if not measure or len(weighted) < 2:
                 if weighted:
                     torch.stack([*weighted.values()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -211,7 +217,9 @@ class Engine:
                 parameter.grad = in_layout_of(parameter, total)
         return norms
 
-    def _outputs(self, micro: Micro, player: Player, forward: Callable[[Tensors], Tensors], alone: bool) -> Tensors:
+    def _outputs(
+        self, micro: Micro, player: Player, forward: Callable[[Tensors], Tensors], keep_graph: bool
+    ) -> Tensors:
         """What `forward` gives for a micro-batch: once per step. Only when there are several micro-batches is it run
         again for the player that needs its graph, so that one graph at a time is alive."""
         if not player.detached:
@@ -220,9 +228,9 @@ class Engine:
             micro.graph, micro.seen = None, {key: value.detach() for key, value in graph.items()}
             return graph
         if micro.seen is None:
-            with self._autocast(), torch.set_grad_enabled(alone):
+            with self._autocast(), torch.set_grad_enabled(keep_graph):
                 graph = forward(micro.inputs)
-            micro.graph = graph if alone else None
+            micro.graph = graph if keep_graph else None
             micro.seen = {key: value.detach() for key, value in graph.items()}
         return micro.seen
 
@@ -246,6 +254,14 @@ class Engine:
         if self.training.clip is None:
             return nn.utils.get_total_norm([p.grad for p in self.parameters[name] if p.grad is not None])
         return nn.utils.clip_grad_norm_(self.parameters[name], self.training.clip)
+
+    @torch.no_grad()
+    def _remember(self, micros: list[Micro]) -> None:
+        """Show the task what it wants to remember of the global batch."""
+        if not self.task.history:
+            return
+        entries = [{**micro.inputs, **(micro.seen or {})} for micro in micros]
+        self.task.remember({name: self.world.join(torch.cat([e[name] for e in entries])) for name in self.task.history})
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -1,4 +1,4 @@
-"""The ranks of a job, as the engine sees them: a rank, a size, and two sums. One process needs no process group."""
+"""The ranks of a job, as the engine sees them: rank, size, sums, joins. One process needs no process group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +27,19 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def join(self, rows: Tensor) -> Tensor:
+        """The rows (along the first axis) of all ranks, in the order of the ranks; their numbers may differ."""
+        if self.size == 1:
+            return rows
+        if rows.dtype == torch.bool:  # which has no sum
+            return self.join(rows.byte()).bool()
+        counts = torch.zeros(self.size, dtype=torch.int64, device=rows.device)
+        counts[self.rank] = len(rows)
+        sizes = self.sum(counts).tolist()
+        joined = rows.new_zeros((sum(sizes), *rows.shape[1:]))  # zeros plus rows: the sum changes no bit
+        joined[sum(sizes[: self.rank]) :][: len(rows)] = rows
+        return self.sum(joined)
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Replace every gradient by its sum over all ranks, in one message. A missing one counts as zero."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from components.errors import Diverged
 from infra.tracking import open_tracker
 from pipelines import terminal
 from pipelines.recorder import Progress
@@ -20,7 +21,7 @@ from pipelines.workflow import StepResult, StepRun, Workflow, find_step, fingerp
 
 Value = dict[str, Any]
 Body = Callable[[StepRun, tuple[StepResult, ...]], Value]
-Report = Callable[[Workflow, list[StepResult]], None]
+Report = Callable[[Workflow, list[StepResult | Diverged]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,21 +78,40 @@ def plan(steps: Sequence[Step], session: Session) -> list[Planned]:
     return [Planned(step.name, step.label, step.fingerprint, reused(step)) for step in in_order(steps)]
 
 
-def run(steps: Sequence[Step], session: Session, name: str, report: Report | None = None) -> list[StepResult]:
+def run(steps: Sequence[Step], session: Session, name: str) -> list[StepResult]:
     """Run what is not finished, side by side where the cores allow it; results in the order of ``steps``.
 
-    ``report`` is called with the workflow and the results before the workflow ends, to add to its run. When a step
-    fails, those that do not need it are finished first; then its error is raised.
+    When a step fails, those that do not need it are finished first; then its error is raised.
     """
+    with _workflow(name, session) as (workflow, watch):
+        futures = _submit(in_order(steps), workflow, watch)
+        return [futures[step.fingerprint].result() for step in steps]
+
+
+def run_and_report(steps: Sequence[Step], session: Session, name: str, report: Report) -> None:
+    """As `run`; a training that diverged, and what needs it, is a result among the others.
+
+    ``report`` is called with the workflow and the results before the workflow ends, to add to its run.
+    """
+    with _workflow(name, session) as (workflow, watch):
+        futures = _submit(in_order(steps), workflow, watch)
+        report(workflow, [_result_or_divergence(futures[step.fingerprint]) for step in steps])
+
+
+@contextmanager
+def _workflow(name: str, session: Session) -> Iterator[tuple[Workflow, terminal.Watch]]:
     with (
         terminal.Watch(session.quiet) as watch,
         Workflow(name, session, say=watch.say, watch=_shown_by(watch)) as workflow,
     ):
-        futures = _submit(in_order(steps), workflow, watch)
-        results = [futures[step.fingerprint].result() for step in steps]
-        if report:
-            report(workflow, results)
-        return results
+        yield workflow, watch
+
+
+def _result_or_divergence(future: Future[StepResult]) -> StepResult | Diverged:
+    try:
+        return future.result()
+    except Diverged as error:
+        return error
 
 
 def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) -> dict[str, Future[StepResult]]:
@@ -112,7 +132,7 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
                 step.label,
                 step.params or step.config,
             )
-        watch.update(result.run_id, step.label, 1, 1, "reused" if result.reused else "done")
+        watch.finish(result.run_id, step.label, "reused" if result.reused else "done")
         return result
 
     pool = ThreadPoolExecutor(len(ordered), thread_name_prefix="step")

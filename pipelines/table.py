@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.config import DataConfig, EncoderConfig, Recipe
+from components.errors import Diverged
 from components.tasks.base import get_task
 from components.transfer.protocol import gap_closed, mean_interval
 from pipelines import steps
@@ -62,16 +63,17 @@ class Cell:
 def make_table(recipes: Sequence[Recipe], seeds: int, session: Session) -> Table:
     """Pretrain and score every recipe with ``seeds`` seeds, on every benchmark that it names, and put it in one table.
 
-    Missing yardsticks are added. Raises what a step raises, after the others have finished.
+    Missing yardsticks are added. A training that diverged is a row that says so. Raises what else a step raises, after
+    the others have finished.
     """
     cells = _cells(recipes, seeds)
     tables: list[Table] = []
 
-    def report(workflow: Workflow, results: list[StepResult]) -> None:
+    def report(workflow: Workflow, results: list[StepResult | Diverged]) -> None:
         tables.append(_table(cells, results))
         _log(workflow, tables[0])
 
-    steps.run([cell.step for cell in cells], session, "table", report)
+    steps.run_and_report([cell.step for cell in cells], session, "table", report)
     return tables[0]
 
 
@@ -111,40 +113,50 @@ def _with_seed(recipe: Recipe, seed: int) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
 
 
-def _table(cells: Sequence[Cell], results: Sequence[StepResult]) -> Table:
-    groups: dict[tuple[str, Any], list[tuple[Cell, StepResult]]] = {}
+def _table(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> Table:
+    groups: dict[tuple[str, Any], list[Cell]] = {}
+    values: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+    scores: list[dict[str, Any]] = []
     for cell, result in zip(cells, results, strict=True):
-        groups.setdefault((cell.recipe.name, cell.place), []).append((cell, result))
+        group = cell.recipe.name, cell.place
+        groups.setdefault(group, []).append(cell)
+        finished = values.setdefault(group, [])
+        score = {"recipe": cell.recipe.name, "seed": cell.recipe.training.seed}
+        if isinstance(result, Diverged):
+            scores.append(score | {"benchmark": cell.benchmark, "diverged": str(result)})
+        else:
+            finished.append(result.value)
+            scores.append(score | {"run_id": result.run_id, **result.value})
     tests = {
-        (cell.recipe.task, cell.place): [result.value["value"] for _, result in members]
-        for members in groups.values()
-        for cell, _ in members[:1]
+        (members[0].recipe.task, members[0].place): [value["value"] for value in values[group]]
+        for group, members in groups.items()
     }
-    rows = [_row(members, tests) for members in groups.values()]
-    scores = [
-        {"recipe": cell.recipe.name, "seed": cell.recipe.training.seed, "run_id": result.run_id, **result.value}
-        for cell, result in zip(cells, results, strict=True)
-    ]
-    return Table(sorted(rows, key=lambda row: (row["benchmark"], row["test top-1"])), scores)
+    rows = [_row(members, values[group], tests) for group, members in groups.items()]
+    return Table(sorted(rows, key=lambda row: (row["benchmark"], row["test top-1"] or 0.0)), scores)
 
 
-def _row(members: list[tuple[Cell, StepResult]], tests: dict[Any, list[float]]) -> Row:
-    cell = members[0][0]
-    values = [result.value for _, result in members]
-    test, half = mean_interval([100 * value["value"] for value in values])
-    val, _ = mean_interval([100 * best_val(value) for value in values])
-    ends = [mean_interval(tests[task, cell.place])[0] for task in ("random", "supervised")]
-    closed = gap_closed(test / 100, *ends)
-    return {
+def _row(members: list[Cell], values: list[dict[str, Any]], tests: dict[Any, list[float]]) -> Row:
+    """The row of one recipe; ``values`` are those of its seeds that did not diverge."""
+    cell = members[0]
+    row = {
         "recipe": cell.recipe.name,
         "benchmark": cell.benchmark,
         "labels": "yes" if "label" in get_task(cell.recipe.task).needs else "no",
-        "layer": "/".join(sorted({value["layer"] for value in values})),
-        "val top-1": round(val, 2),
-        "test top-1": round(test, 2),
+        "layer": "/".join(sorted({value["layer"] for value in values})) or None,
+    }
+    val, test, half, closed = None, None, None, None
+    if values:
+        test, half = mean_interval([100 * value["value"] for value in values])
+        val, _ = mean_interval([100 * best_val(value) for value in values])
+        ends = [tests[task, cell.place] for task in ("random", "supervised")]
+        closed = gap_closed(test / 100, *(mean_interval(end)[0] for end in ends)) if all(ends) else None
+    diverged = len(members) - len(values)
+    return row | {
+        "val top-1": None if val is None else round(val, 2),
+        "test top-1": None if test is None else round(test, 2),
         "±": None if half is None else round(half, 2),
         "gap closed": None if closed is None else round(closed, 3) + 0.0,  # no -0.0
-        "seeds": len(values),
+        "seeds": f"{len(values)} ({diverged} diverged)" if diverged else len(values),
     }
 
 
@@ -155,15 +167,17 @@ def _log(workflow: Workflow, table: Table) -> None:
     tracker.log_text(run_id, table.to_markdown(), "table.md")
     tracker.log_dict(run_id, {"scores": table.scores}, "scores.json")
     tracker.log_figure(run_id, figure(table), "table.png")
-    tracker.log_metrics(run_id, {f"{row['benchmark']}/{row['recipe']}": row["test top-1"] for row in table.rows})
+    scores = {f"{row['benchmark']}/{row['recipe']}": row["test top-1"] for row in table.rows}
+    tracker.log_metrics(run_id, {name: score for name, score in scores.items() if score is not None})
 
 
 def figure(table: Table) -> Any:
     """Bars of test top-1 with their intervals, a panel per benchmark; yardsticks in grey, the others in colour."""
     from matplotlib.figure import Figure
 
-    panels = {name: [row for row in table.rows if row["benchmark"] == name] for name in _benchmarks(table)}
-    drawn = Figure(figsize=(7, 0.9 * len(panels) + 0.3 * len(table.rows)), layout="constrained")
+    scored = [row for row in table.rows if row["test top-1"] is not None]
+    panels = {name: [row for row in scored if row["benchmark"] == name] for name in _benchmarks(scored)}
+    drawn = Figure(figsize=(7, 0.9 * len(panels) + 0.3 * len(scored)), layout="constrained")
     heights = [len(rows) + 2 for rows in panels.values()]
     axes_of = drawn.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
     for axes, (name, rows) in zip(axes_of, panels.items(), strict=True):
@@ -178,8 +192,8 @@ def figure(table: Table) -> Any:
     return drawn
 
 
-def _benchmarks(table: Table) -> list[str]:
-    return list(dict.fromkeys(row["benchmark"] for row in table.rows))
+def _benchmarks(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["benchmark"] for row in rows))
 
 
 def _text(value: Any) -> str:

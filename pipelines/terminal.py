@@ -137,6 +137,7 @@ class Watch:
         self._quiet = quiet
         self._said: dict[str, tuple[float, str]] = {}
         self._bars: dict[str, TaskID] = {}
+        self._ended: set[str] = set()
         columns = (
             TextColumn("{task.fields[label]}"),
             BarColumn(bar_width=24),
@@ -159,6 +160,8 @@ class Watch:
 
     def update(self, key: str, label: str, done: int, total: int, text: str = "") -> None:
         """Job ``key``, shown as ``label``, has done ``done`` of ``total``; ``text`` is what it has to say."""
+        if key in self._ended:  # a late message from a worker
+            return
         if self._progress:
             if key not in self._bars:
                 self._bars[key] = self._progress.add_task("", total=total, label=label, text=text)
@@ -169,6 +172,11 @@ class Watch:
             if line != said and (done >= total or now - before >= PLAIN_INTERVAL):
                 self._said[key] = now, line
                 print(line, file=sys.stderr, flush=True)
+
+    def finish(self, key: str, label: str, text: str) -> None:
+        """Job ``key`` has ended; ``text`` says how. Nothing more is shown of it."""
+        self.update(key, label, 1, 1, text)
+        self._ended.add(key)
 
     def say(self, line: str) -> None:
         """A line that stays, above the bars."""

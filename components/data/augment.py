@@ -9,13 +9,18 @@ from torch import Tensor
 from components.config import AugmentConfig
 from components.draws import Draws
 
-PICTURES = ("image", "edges")  # uint8 (B, 3, H, W) -> float in [0, 1]; everything else with H and W is a map of labels
+PICTURES = (
+    "image",
+    "target",
+    "other",
+    "edges",
+)  # uint8 (B, 3, H, W) -> float in [0, 1]; everything else with H and W is a map of labels
 
 
 def augment(batch: dict[str, Tensor], config: AugmentConfig, draws: Draws) -> dict[str, Tensor]:
     """``batch`` as the loader gives it -> pictures as float32 in [0, 1], all maps of a sample moved alike.
 
-    ``image`` and ``edges``: uint8 (B, 3, H, W); ``mask``: int64 (B, H, W); ``label`` and others pass through. A flip
+    Pictures: uint8 (B, 3, H, W); ``mask``: int64 (B, H, W); ``label`` and others pass through. A flip
     mirrors left and right; a shift of up to ``config.shift`` pixels a side fills what enters by reflection.
     """
     if config.flip or config.shift:  # draws are numbered: the shift is always the second

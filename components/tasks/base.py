@@ -27,6 +27,7 @@ class Player:
     networks: tuple[str, ...]
     optimizer: OptimizerConfig = OptimizerConfig()
     detached: bool = False  # sees what `forward` returned without its graph (discriminators); at most one player is not
+    every: int = 1  # takes its turn in steps, counted from 1, that are a multiple of this; the others take every one
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Task(nn.Module):
     """A pretext task: networks, terms, and how inputs become losses. Stateless about training.
 
     No optimizer, no loop, no device calls, no weights in here: the engine has them.
-    Class attributes say what the command line prints; ``terms`` and ``players`` may be narrowed in ``__init__``.
+    Class attributes say what the command line prints; ``terms``, ``players`` and ``needs`` may be set in ``__init__``,
+    for the options at hand.
     """
 
     name: ClassVar[str]
@@ -51,8 +53,9 @@ class Task(nn.Module):
     source: ClassVar[str]
     terms: dict[str, Term]
     players: dict[str, Player]  # insertion order is update order; a task without players trains nothing
-    needs: ClassVar[tuple[str, ...]] = ("image",)  # fields of a sample; see components.data
+    needs: tuple[str, ...] = ("image",)  # fields of a sample; see components.data
     initial_samples: int = 0  # how many samples `initialize` wants to see before the first step
+    history: tuple[str, ...] = ()  # entries of inputs or outputs, a row per sample, that `remember` gets
 
     class Options(Config):
         """The task's own options, with ranges. Overridden by tasks that have any."""
@@ -87,8 +90,18 @@ class Task(nn.Module):
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         """{term: scalar}: the unweighted terms of ``player``, each a mean over the samples of the slice.
 
+        Entries with a "/" in their name are no terms, but facts to be logged ("discriminator/accuracy_real").
         ``outputs`` is what `forward` returned, with its graph unless the player is ``detached``. Parameters of the
         other players do not require gradients during the call.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def remember(self, values: Tensors) -> None:
+        """Update buffers, such as a pool of images, at the end of a step.
+
+        ``values``: the entries named in ``history``, of the whole global batch in its order. Every rank gets the same,
+        so every rank's buffers stay the same; `losses` sees them as they were when the step began.
         """
         raise NotImplementedError
 
@@ -98,7 +111,10 @@ class Task(nn.Module):
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:
-        """{title: (B, 3, H, W) in [0, 1]}: pictures that a person wants to see, in the order to show them."""
+        """{title: (B, 3, H, W) in [0, 1]}: pictures that a person wants to see, in the order to show them.
+
+        Three titles are fixed words: "input", "prediction" for what the task makes, and "truth" where there is one.
+        """
         return {}
 
 
@@ -134,11 +150,20 @@ def build_task(
 ) -> Task:
     """A task with its networks, initialized from ``seed`` alone (the global random state is left as it was)."""
     cls = get_task(name)
-    if "label" in cls.needs and classes == 0:
-        raise UserError(f"task {name!r} needs labels, and the data has none: use a labelled source or another task")
+    if "label" in cls.needs:
+        check_labels(name, classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return cls(cls.Options.parse(options, "options."), encoder, image_size, classes)
+        task = cls(cls.Options.parse(options, "options."), encoder, image_size, classes)
+    if "label" in task.needs:
+        check_labels(name, classes)
+    return task
+
+
+def check_labels(task: str, classes: int) -> None:
+    """Raise UserError where a task that needs labels gets data without."""
+    if classes == 0:
+        raise UserError(f"task {task!r} needs labels, and the data has none: use a labelled source or another task")
 
 
 def resolve_weights(task: Task | type[Task], weights: dict[str, float]) -> dict[str, float]:

@@ -262,6 +262,48 @@ def test_a_dead_discriminator_is_said_once() -> None:
     assert watch.check(11, {"loss/discriminator": 0.5}) is None and watch.dead == 0
 
 
+class Remembering(Pair):
+    """Remembers means of the last batch and says a fact beside its terms; the generator acts every other step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.players["generator"] = Player(("generator",), self.players["generator"].optimizer, every=2)
+        self.history = ("fake", "keep")
+        self.means_B2: Tensor
+        self.register_buffer("means_B2", torch.zeros(BATCH, 2))
+
+    def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
+        return super().losses(player, inputs, outputs) | {f"{player}/mean": outputs["fake"].mean()}
+
+    def remember(self, values: Tensors) -> None:
+        self.means_B2.copy_(torch.stack([values["fake"].mean((1, 2, 3)), values["keep"].mean((1, 2, 3))], 1))
+
+
+def test_a_player_acts_in_its_own_steps_only() -> None:
+    engine = Engine(Remembering(), training(), {"discriminator": 1.0, "l2": 1.0, "adversarial": 1.0}, STEPS)
+    for step in range(3):
+        before = {k: v.clone() for k, v in engine.task.state_dict().items()}
+        metrics = engine.train_step(batch_of(step), Slice(step).positions, BATCH, measure=True)
+        after = engine.task.state_dict()
+        moved = {k.split(".")[0] for k in before if "." in k and not torch.equal(before[k], after[k])}
+        acts = ["discriminator", "generator"] if step == 1 else ["discriminator"]
+        assert sorted(moved) == acts
+        assert ("loss/l2" in metrics) == (step == 1)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_the_task_remembers_the_batch_in_its_order_and_its_facts_are_logged(parts: int) -> None:
+    task = Remembering()
+    engine = Engine(task, training(micro_batches=parts), dict.fromkeys(task.terms, 0.0), STEPS)
+    inputs = engine.prepare(batch_of(0), Slice(0).positions)
+    fake = task(inputs)["fake"]
+    metrics = engine.train_step(batch_of(0), Slice(0).positions, BATCH)
+    torch.testing.assert_close(task.means_B2[:, 0], fake.mean((1, 2, 3)))
+    torch.testing.assert_close(task.means_B2[:, 1], inputs["keep"].mean((1, 2, 3)))
+    torch.testing.assert_close(metrics["discriminator/mean"], fake.mean())
+    assert "loss/discriminator/mean" not in metrics and "generator/mean" not in metrics
+
+
 def test_two_players_on_the_graph_are_refused() -> None:
     task = Pair()
     task.players = {name: Player(player.networks) for name, player in task.players.items()}

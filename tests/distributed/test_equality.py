@@ -44,15 +44,19 @@ def make_task(name: str) -> Task:
     task = build_task(name, {}, encoder, SIZE, CLASSES, SEED)
     if task.initial_samples:
         first = batch_of(0)
-        task.initialize({**first, "image": first["image"].float() / 255})
+        task.initialize({k: v.float() / 255 if v.dtype == torch.uint8 else v for k, v in first.items()})
     return task
 
 
 def batch_of(step: int) -> Batch:
     g = torch.Generator().manual_seed(1000 + step)
-    coarse = torch.rand(BATCH, 3, 4, 4, generator=g)
-    image = (torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear") * 255).byte()
-    return {"image": image, "label": torch.randint(CLASSES, (BATCH,), generator=g)}
+
+    def picture() -> Tensor:
+        coarse = torch.rand(BATCH, 3, 4, 4, generator=g)
+        return (torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear") * 255).byte()
+
+    image, label = picture(), torch.randint(CLASSES, (BATCH,), generator=g)
+    return {"image": image, "label": label, "target": picture(), "other": picture(), "edges": picture()}
 
 
 def weights_of(task: Task) -> dict[str, float]:
@@ -79,10 +83,12 @@ def naive_loop(task: Task) -> None:
         inputs = task.inputs(batch, Draws(SEED, positions))
         outputs = task(inputs)
         for name, player in task.players.items():
+            if (step + 1) % player.every:
+                continue
             parameters = [p for network in player.networks for p in getattr(task, network).parameters()]
             seen = {k: v.detach() for k, v in outputs.items()} if player.detached else outputs
             losses = task.losses(name, inputs, seen)
-            total = torch.stack([weights[term] * loss for term, loss in losses.items()]).sum()
+            total = torch.stack([weights[term] * loss for term, loss in losses.items() if term in weights]).sum()
             gradients = torch.autograd.grad(total, parameters, materialize_grads=True)
             old = velocity.get(name, [torch.zeros_like(g) for g in gradients])
             velocity[name] = [MOMENTUM * v + g for v, g in zip(old, gradients, strict=True)]
@@ -90,6 +96,8 @@ def naive_loop(task: Task) -> None:
             with torch.no_grad():
                 for p, v in zip(parameters, velocity[name], strict=True):
                     p -= rate * v
+        if task.history:
+            task.remember({name: {**inputs, **outputs}[name].detach() for name in task.history})
 
 
 def difference(state: dict[str, Tensor], other: dict[str, Tensor]) -> float:

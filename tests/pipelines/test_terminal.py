@@ -35,6 +35,14 @@ def test_progress_in_a_pipe_is_a_line_now_and_then(
     ]
 
 
+def test_a_late_message_is_not_shown_after_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.Watch() as watch:
+        watch.update("a", "rotation", 100, 100)
+        watch.finish("a", "rotation", "done")
+        watch.update("a", "rotation", 100, 100, "loss 1.4")
+    assert capsys.readouterr().err.splitlines() == ["rotation: 100/100", "rotation: 1/1 done"]
+
+
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     with terminal.Watch(quiet=True) as watch:
         watch.update("a", "rotation", 100, 100)
