@@ -71,9 +71,13 @@ class EncoderConfig(Config):
     name: str = Field("alexnet", description="name of a network: alexnet, resnet18, resnet50, ...")
     width: int = Field(32, ge=4, description="channels of the first stage (64 is the published width)")
     depth: int | None = Field(None, ge=1, description="number of stages kept; None keeps them all")
-    norm: Literal["batch", "none"] = Field("batch", description="normalization between convolution and activation")
+    norm: Literal["batch", "instance", "none"] = Field(
+        "batch", description="normalization between convolution and activation"
+    )
     stem: Literal["small", "large"] = Field("small", description="small: for 32 to 96 px; large: as published")
-    input: Literal["rgb", "lab", "l", "ab"] = Field("rgb", description="what the trunk sees; set by the task")
+    input: Literal["rgb", "lab", "l", "ab", "l+ab", "diagonal"] = Field(
+        "rgb", description="what the trunk sees; set by the task"
+    )
 
 
 class OptimizerConfig(Config):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.errors import UserError
 from components.networks.encoder import INPUT_CHANNELS, Encoder
 from components.networks.norm import BatchNorm2d
 
@@ -23,6 +24,22 @@ def deepest_shape(encoder: Encoder, image_size: int) -> tuple[int, int]:
     encoder.train(was_training)
     deepest_1CHW = maps[encoder.layers[-1]]
     return deepest_1CHW.shape[1], deepest_1CHW.shape[2]
+
+
+def fitting_side(encoder: Encoder, side: int) -> int:
+    """``side`` where the encoder takes square images of that side, else the next power of two that it takes.
+
+    Small images (patches, low resolution) are enlarged to it: every architecture halves its maps some number of times.
+    """
+    candidates = (side, *(2**k for k in range(side.bit_length(), 11)))
+    return next((s for s in candidates if _takes(encoder, s)), side)
+
+
+def _takes(encoder: Encoder, side: int) -> bool:
+    try:
+        return deepest_shape(encoder, side)[1] > 0
+    except (RuntimeError, UserError):  # torch's word for a map that would be empty has no type of its own
+        return False
 
 
 def _normalized(convolution: nn.Module, channels: int) -> list[nn.Module]:

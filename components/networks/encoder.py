@@ -11,7 +11,7 @@ import os
 import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +25,8 @@ from components.errors import UserError, unknown
 FORMAT = "genoise-encoder/1"  # of config.json and encoder.safetensors; a file with another one is refused
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "encoder.safetensors"
 
-INPUT_CHANNELS = {"rgb": 3, "lab": 3, "l": 1, "ab": 2}
+HALVES = {"l+ab": ("l", "ab"), "diagonal": ("lab", "lab")}  # inputs that two trunks share: what each of them sees
+INPUT_CHANNELS = {"rgb": 3, "lab": 3, "l": 1, "ab": 2, "l+ab": 3, "diagonal": 3}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -64,8 +65,8 @@ class Encoder(nn.Module):
     def convert(self, rgb_BCHW: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] to what the trunk sees, (B, INPUT_CHANNELS[config.input], H, W), float32.
 
-        rgb: standardized with ImageNet's mean and deviation; lab, l, ab: CIE Lab with (L - 50) / 50 and ab / 110,
-        about [-1, 1].
+        rgb: standardized with ImageNet's mean and deviation; all others: CIE Lab, or a part of it, with (L - 50) / 50
+        and ab / 110, about [-1, 1].
         """
         rgb_BCHW = rgb_BCHW.float()  # Lab is steep near black, and bf16 has 8 bits
         if self.config.input == "rgb":
@@ -88,6 +89,47 @@ class Encoder(nn.Module):
         for name in sorted(wanted - set(self.layers)):
             raise unknown(f"layer of {self.config.name}", name, self.layers)
         return tuple(layer for layer in self.layers if layer in wanted)
+
+
+class TwoTrunks(Encoder):
+    """Two trunks of half the width, each with its own half of the input; the maps of equal layers are concatenated.
+
+    Source: Zhang et al. 2017 (Split-Brain), section 3.2. ``l+ab``: lightness and colour. ``diagonal``: all channels of
+    the pixels on or above the diagonal from the upper left to the lower right corner, and of those below; what a
+    trunk does not see is zero.
+    """
+
+    def __init__(self, config: EncoderConfig, builder: "Builder") -> None:
+        """``builder`` makes one trunk. Raises UserError for a width that is not even."""
+        if config.width % 2:
+            raise UserError(f"encoder.width: {config.width} channels cannot be cut in two: give an even number")
+        half = {"width": config.width // 2}
+        trunks = [builder(config.model_copy(update=half | {"input": seen})) for seen in HALVES[config.input]]
+        super().__init__(config, {layer: 2 * channels for layer, channels in trunks[0].channels.items()})
+        self.trunks = nn.ModuleList(trunks)
+
+    def split(self, native_B3HW: Tensor) -> list[Tensor]:
+        """What `convert` returned, as each trunk sees it."""
+        if self.config.input == "l+ab":
+            return [native_B3HW[:, :1], native_B3HW[:, 1:]]
+        height, width = native_B3HW.shape[2:]
+        above_HW = above_diagonal(height, width, native_B3HW.device)
+        return [native_B3HW * above_HW, native_B3HW * ~above_HW]
+
+    def encode_apart(self, native_B3HW: Tensor) -> list[dict[str, Tensor]]:
+        """The maps of each trunk."""
+        parts = self.split(native_B3HW)
+        return [cast(Encoder, trunk).encode(part) for trunk, part in zip(self.trunks, parts, strict=True)]
+
+    def encode(self, native_B3HW: Tensor) -> dict[str, Tensor]:
+        first, second = self.encode_apart(native_B3HW)
+        return {layer: torch.cat([first[layer], second[layer]], dim=1) for layer in self.layers}
+
+
+def above_diagonal(height: int, width: int, device: torch.device) -> Tensor:
+    """(H, W) bool: pixels whose centre is on or above the line from the upper left to the lower right corner."""
+    rows_H, columns_W = torch.arange(height, device=device), torch.arange(width, device=device)
+    return (2 * columns_W + 1) * height >= ((2 * rows_H + 1) * width)[:, None]
 
 
 def initialize_he(module: nn.Module) -> None:
@@ -127,7 +169,8 @@ def build_encoder(config: EncoderConfig) -> Encoder:
     builders = all_encoders()
     if config.name not in builders:
         raise unknown("encoder", config.name, builders)
-    return builders[config.name](config)
+    builder = builders[config.name]
+    return TwoTrunks(config, builder) if config.input in HALVES else builder(config)
 
 
 def save_encoder(encoder: Encoder, folder: str | Path) -> None:

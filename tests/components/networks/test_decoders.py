@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from components.config import EncoderConfig
-from components.networks.decoders import ChannelwiseLinear, Classifier, Decoder, deepest_shape
+from components.networks.decoders import ChannelwiseLinear, Classifier, Decoder, deepest_shape, fitting_side
 from components.networks.discriminators import ImageDiscriminator
 from components.networks.encoder import build_encoder
 from components.networks.init import initialize_normal
@@ -59,3 +59,13 @@ def test_adversarial_initialization() -> None:
         assert weight.mean().item() == pytest.approx(mean, abs=0.01)
         assert weight.std().item() == pytest.approx(0.02, rel=0.3)
         assert bias.eq(0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "side", "fits"),
+    [("alexnet", "small", 8, 8), ("alexnet", "small", 3, 4), ("alexnet", "large", 27, 32), ("resnet18", "large", 5, 5)],
+)
+def test_small_images_are_enlarged_to_what_the_encoder_takes(name: str, stem: str, side: int, fits: int) -> None:
+    encoder = build_encoder(EncoderConfig.parse({"name": name, "width": 4, "stem": stem}))
+    assert fitting_side(encoder, side) == fits
+    encoder.eval()(torch.rand(1, 3, fits, fits))

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from components.config import EncoderConfig
 from components.errors import UserError
-from components.networks.encoder import Encoder, all_encoders, build_encoder, load_encoder, save_encoder
+from components.networks.encoder import (
+    Encoder,
+    above_diagonal,
+    all_encoders,
+    build_encoder,
+    load_encoder,
+    save_encoder,
+)
 
 NAMES = ("alexnet", "resnet18", "resnet50")
 
@@ -235,6 +242,60 @@ def test_the_same_seed_gives_the_same_network() -> None:
     first, second, other = (encoder("resnet18", seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+# -- two trunks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["l+ab", "diagonal"])
+def test_two_trunks_have_the_width_of_one(name: str, kind: str) -> None:
+    network, whole = encoder(name, input=kind, depth=4).eval(), encoder(name, depth=4)
+    assert network.channels == whole.channels and network.layers == whole.layers
+    maps = network(images(32))
+    assert {layer: x.shape[1] for layer, x in maps.items()} == whole.channels
+
+
+@pytest.mark.parametrize("kind", ["l+ab", "diagonal"])
+def test_each_trunk_sees_its_own_half(kind: str, tmp_path: Path) -> None:
+    network = encoder("alexnet", input=kind, depth=1)
+    save_encoder(network, tmp_path)
+    network = load_encoder(tmp_path)
+    rgb_BCHW = images(9)
+    lab_BCHW = torch.from_numpy(rgb2lab(rgb_BCHW.permute(0, 2, 3, 1).double().numpy())).permute(0, 3, 1, 2)
+    lab_BCHW = torch.cat([(lab_BCHW[:, :1] - 50) / 50, lab_BCHW[:, 1:] / 110], dim=1).float()
+    if kind == "l+ab":
+        halves = [lab_BCHW[:, :1], lab_BCHW[:, 1:]]
+    else:
+        above, below = torch.zeros_like(lab_BCHW), torch.zeros_like(lab_BCHW)
+        for row in range(9):
+            above[:, :, row, row:] = lab_BCHW[:, :, row, row:]
+            below[:, :, row, :row] = lab_BCHW[:, :, row, :row]
+        halves = [above, below]
+    alone = [
+        build_encoder(EncoderConfig(width=4, depth=1, input=seen))
+        for seen in {"l+ab": ("l", "ab"), "diagonal": ("lab", "lab")}[kind]
+    ]
+    for k, trunk in enumerate(alone):
+        prefix = f"trunks.{k}."
+        trunk.load_state_dict(
+            {key.removeprefix(prefix): v for key, v in network.state_dict().items() if key.startswith(prefix)}
+        )
+    with torch.no_grad():
+        expected = [trunk.eval().encode(half)["conv1"] for trunk, half in zip(alone, halves, strict=True)]
+        torch.testing.assert_close(network(rgb_BCHW)["conv1"], torch.cat(expected, dim=1), rtol=1e-3, atol=1e-3)
+
+
+def test_the_diagonal_of_any_rectangle() -> None:
+    for height, width in [(4, 4), (3, 6), (7, 5)]:
+        above_HW = above_diagonal(height, width, torch.device("cpu"))
+        for row, column in np.ndindex(height, width):
+            assert above_HW[row, column] == ((column + 0.5) / width >= (row + 0.5) / height - 1e-9)
+
+
+def test_an_odd_width_cannot_be_cut_in_two() -> None:
+    with pytest.raises(UserError, match=r"encoder\.width: 9 channels cannot be cut in two: give an even number"):
+        encoder("alexnet", input="l+ab", width=9)
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
