@@ -56,12 +56,16 @@ class DataConfig(Config):
 
     source: str = Field("shapes", description="name of a source: shapes, cifar10, folder, ...")
     root: str | None = Field(None, description="folder or archive that holds the raw data; shapes needs none")
+    options: dict[str, Any] = Field(default_factory=dict, description="the source's own options; see sources.md")
     url: str | None = Field(None, description="where the shards go or already are: a folder or s3://bucket/prefix")
     size: int = Field(32, ge=8, le=1024, description="side of the square images that the networks see, in pixels")
     samples: int | None = Field(None, ge=1, description="use only that many training samples (None: all)")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training split held back for choices")
     shard_samples: int = Field(1000, ge=1, description="samples per shard")
     max_skipped: float = Field(0.01, ge=0, le=1, description="share of broken images past which preparation stops")
+    resize: int | None = Field(None, ge=8, description="shrink images with a longer shorter side to that many pixels")
+    encode: Literal["keep", "jpeg", "webp", "png"] = Field("keep", description="format in which the shards hold images")
+    quality: int = Field(90, ge=1, le=100, description="of JPEG and WebP that `resize` and `encode` write")
     seed: int = Field(0, ge=0, description="seed of the split, and of the scenes when the source is procedural")
 
 

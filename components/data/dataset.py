@@ -23,7 +23,7 @@ from components.errors import UserError, unknown
 Fetch = Callable[[str], Path]  # shard name -> local file, downloaded and verified by whoever provides it
 Arrays = dict[str, NDArray[Any]]
 
-PICTURES = ("image", "edges")
+PICTURES = ("image", "target", "edges")
 BATCHED = (*PICTURES, "mask", "label")  # fields that become tensors; others are read with `member`
 OPEN_SHARDS = 32  # mapped at a time: two windows of the order, and some room
 CACHE_BYTES = 2 * 2**30
@@ -49,7 +49,7 @@ class ShardedDataset:
         cache_bytes: int = CACHE_BYTES,
         max_replaced: float = 0.01,
     ) -> None:
-        """``fields``: among image, label, mask, edges. Raises UserError for a split or field that is not there."""
+        """``fields``: image, target, label, mask, edges. Raises UserError for a split or field that is not there."""
         if split not in index.splits:
             raise unknown("split", split, index.splits)
         for field in fields:
@@ -93,7 +93,7 @@ class ShardedDataset:
     def get(self, ids: Int64) -> dict[str, Tensor]:
         """The samples ``ids`` (int64 (B,)) as CPU tensors, in that order.
 
-        image, edges: uint8 (B, 3, S, S), in channels-last memory; label: int64 (B,); mask: int64
+        image, target, edges: uint8 (B, 3, S, S), in channels-last memory; label: int64 (B,); mask: int64
         (B, S, S). Raises UserError for a shard that cannot be read, and when too many samples are broken.
         """
         out = self._empty(len(ids))
@@ -217,11 +217,10 @@ class ShardedDataset:
 
     def _empty(self, count: int) -> Arrays:
         """Uninitialized rows for ``count`` samples; memory that is never written is never used."""
-        shapes = {"image": (3,), "edges": (3,), "mask": ()}
         return {
             field: np.empty((count,), np.int64)
             if field == "label"
-            else np.empty((count, self.size, self.size, *shapes[field]), np.uint8)
+            else np.empty((count, self.size, self.size, *((3,) if field in PICTURES else ())), np.uint8)
             for field in self.fields
         }
 

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from components.config import Config, DataConfig
 from components.data.scramble import make_key, permute
-from components.data.sources.base import SPLITS, Broken, Sample, Source
+from components.data.sources.base import DOMAINS, SPLITS, Broken, Sample, Source
 from components.errors import UserError
 
 INDEX_NAME = "index.json"
@@ -105,20 +105,21 @@ class ShardResult(Config):
 
 def split_sizes(source: Source, config: DataConfig) -> dict[str, int]:
     """Samples per prepared split: a validation split is cut from train where the source has none; ``samples`` limits
-    what is left of train. Raises UserError when a cut leaves nothing."""
+    what is left of train, in each domain. Raises UserError when a cut leaves nothing."""
     sizes = {split: source.splits.get(split, 0) for split in SPLITS}
     if not sizes["train"]:
         raise UserError(f"source {config.source!r} has no training images under {config.root}: put images there")
-    if not source.splits.get("val"):
-        sizes["val"] = round(sizes["train"] * config.validation)
-        sizes["train"] -= sizes["val"]
-        if not sizes["val"] or not sizes["train"]:
-            raise UserError(
-                f"{sizes['train'] + sizes['val']} images cannot be cut into training and validation "
-                f"with data.validation={config.validation:g}: add images or use --set data.validation=0.5"
-            )
-    if config.samples is not None:
-        sizes["train"] = min(sizes["train"], config.samples)
+    for train, val in ((f"{domain}train", f"{domain}val") for domain in DOMAINS):
+        if sizes[train] and not sizes[val]:
+            sizes[val] = round(sizes[train] * config.validation)
+            sizes[train] -= sizes[val]
+            if not sizes[val] or not sizes[train]:
+                raise UserError(
+                    f"{sizes[train] + sizes[val]} images cannot be cut into training and validation "
+                    f"with data.validation={config.validation:g}: add images or use --set data.validation=0.5"
+                )
+        if config.samples is not None:
+            sizes[train] = min(sizes[train], config.samples)
     return {split: size for split, size in sizes.items() if size}
 
 
@@ -128,10 +129,11 @@ def raw_indices(source: Source, config: DataConfig, plan: ShardPlan) -> tuple[st
     Splits are shuffled once, by the seed, so that a folder sorted by class becomes well mixed shards; a cut validation
     split is the first part of the shuffled training split.
     """
-    cut = not source.splits.get("val")
-    raw_split = "train" if cut and plan.split == "val" else plan.split
+    train, val = next((f"{d}train", f"{d}val") for d in reversed(DOMAINS) if plan.split.startswith(d))
+    cut = not source.splits.get(val)
+    raw_split = train if cut and plan.split == val else plan.split
     total = source.splits[raw_split]
-    offset = round(total * config.validation) if cut and plan.split == "train" else 0
+    offset = round(total * config.validation) if cut and plan.split == train else 0
     places = np.arange(plan.start, plan.stop, dtype=np.int64) + offset
     return raw_split, permute(places, total, make_key(config.seed, "split", raw_split)).tolist()
 
@@ -156,8 +158,7 @@ def build_shard(source: Source, config: DataConfig, plan: ShardPlan, folder: Pat
             if isinstance(sample, Broken):
                 skipped.append(Skipped(split=plan.split, name=sample.name, reason=sample.reason))
                 continue
-            if sample.changed:
-                converted[sample.changed] += 1
+            converted.update(sample.changes)
             yield sample
 
     entry = write_shard(good(), folder / plan.name)

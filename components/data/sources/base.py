@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from components.config import DataConfig
+from components.config import Config, DataConfig
 from components.data.images import BrokenImage
 from components.errors import UserError, unknown
 
-SPLITS = ("train", "val", "test")
+DOMAINS = ("", "other_")  # of unpaired data, whose second domain has splits of its own
+SPLITS = tuple(domain + split for domain in DOMAINS for split in ("train", "val", "test"))
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Sample:
 
     key: str  # unique in the data set, without dots; the part before the first dot of the members' names
     members: dict[str, bytes]
-    changed: str | None = None  # what cleaning did to the image
+    changes: tuple[str, ...] = ()  # what was done to it, each counted in the index
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,24 @@ class Source:
     """Raw samples by split and number. Opening a source is cheap; reading works in any process.
 
     ``fields`` says which extension of a sample holds which field; alternatives are separated by ``;`` as in webdataset:
-    image -> ``jpg;png;webp``, label -> ``cls`` (decimal), mask -> ``mask.png`` (class + 1, 0 elsewhere), edges ->
-    ``edges.png``, boxes -> ``boxes.json`` ({"boxes": [[left, top, right, bottom]], "labels": [...]}, pixels).
+
+    - image -> ``jpg;png;webp``, target (the other picture of a pair) -> ``target.jpg;...``, edges -> ``edges.png``
+    - label -> ``cls`` (decimal)
+    - mask -> ``mask.png``: class + 1, 0 where none of them is, 255 where nobody knows
+    - boxes -> ``boxes.json``: {"boxes": [[left, top, right, bottom]], "labels": [...]}, in pixels, the right and bottom
+      ones outside
     """
+
+    class Options(Config):
+        """The source's own options, ``data.options`` of a recipe. Overridden by sources that have any."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
     fields: dict[str, str]
     classes: tuple[str, ...] = ()  # empty: unlabelled
-    splits: dict[str, int]  # raw samples; when there is no "val", it is cut from "train"
+    splits: dict[str, int]  # raw samples; a domain without "val" has it cut from its "train"
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, options: Config) -> None:
         """Look at ``config.root``; raise UserError when it does not hold what this source reads."""
 
     def read(self, split: str, index: int) -> Sample:
@@ -84,8 +92,9 @@ def all_sources() -> dict[str, type[Source]]:
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source that ``config`` names; UserError with the nearest name otherwise."""
+    """The source that ``config`` names. Raises UserError for an unknown name or option, with the nearest one."""
     sources = all_sources()
     if config.source not in sources:
         raise unknown("source", config.source, sources)
-    return sources[config.source](config)
+    source = sources[config.source]
+    return source(config, source.Options.parse(config.options, "data.options."))

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from components.config import DataConfig
+from components.config import Config, DataConfig
 from components.data.images import encode_png
 from components.data.sources.base import Sample, Source, register_source
 from components.errors import UserError
@@ -39,7 +39,7 @@ class Cifar10(Source):
     name = "cifar10"
     summary = "60,000 labelled 32 px photographs; --root FOLDER or ARCHIVE (binary version), else downloaded"
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, options: Config) -> None:
         self._folder = _find(Path(config.root)) if config.root is not None else _unpack(_download())
         self._counts = {name: _count(self._folder / name) for name in (*TRAIN_FILES, TEST_FILE)}
         self.classes = tuple((self._folder / NAMES_FILE).read_text().split())

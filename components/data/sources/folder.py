@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 
-from components.config import DataConfig
+from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean
 from components.data.sources.base import Sample, Source, register_source
 from components.errors import UserError
@@ -35,7 +35,7 @@ class Folder(Source):
     name = "folder"
     summary = "any folder of images (--root FOLDER); class subfolders become labels, train/ val/ test/ become splits"
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, options: Config) -> None:
         if config.root is None:
             raise UserError("source 'folder' needs the folder that holds the images: use --root FOLDER")
         self._root = Path(config.root)
@@ -62,7 +62,7 @@ class Folder(Source):
         if self.classes:
             members["cls"] = str(self._classes_of[within.parts[0]]).encode()
         slug = re.sub("[^A-Za-z0-9_-]+", "_", str(within.with_suffix("")))[:_SLUG]
-        return Sample(f"{split}-{index:09d}-{slug}", members, cleaned.changed)
+        return Sample(f"{split}-{index:09d}-{slug}", members, (cleaned.changed,) if cleaned.changed else ())
 
     def locate(self, split: str, index: int) -> str:
         """The path below the root."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from components.config import DataConfig
+from components.config import Config, DataConfig
 from components.data.images import encode_png
 from components.data.scenes import CLASSES, MAX_OBJECTS, Scenes, render
 from components.data.sources.base import Broken, Sample, Source, register_source
@@ -28,7 +28,7 @@ class Shapes(Source):
     summary = "procedural colour scenes of ten classes, with boxes, masks and drawings; needs no download"
     classes = CLASSES
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: DataConfig, options: Config) -> None:
         if config.root is not None:
             raise UserError(
                 "source 'shapes' draws its own images: leave data.root out, or name the source that reads it"
