@@ -197,9 +197,15 @@ def _table(title: str) -> Table:
 def _cell(value: Any) -> Text:
     if value is None or value == "":
         return Text("–", style="dim")
-    if isinstance(value, float):
-        return Text(f"{value:.4g}")
-    return Text(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    return Text(_words(value))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(item) for item in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _terms(terms: Mapping[str, Mapping[str, Any]]) -> Table:
