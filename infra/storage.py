@@ -28,10 +28,13 @@ CONNECT_TIMEOUT_S = 3
 READ_TIMEOUT_S = 60
 BLOCK = 1 << 20
 SPARED_S = 60.0  # a cached file used so recently may be about to be opened
+PART = 8 << 20  # bytes; larger files travel in parts of that size, several at a time
+PARTS_AT_ONCE = 4  # of one file; a machine has as many of them under way as it has workers
 
 BAD_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId", "401"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
 TRANSIENT = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable"}
+TRANSIENT |= {"NoSuchUpload"}  # its answer was lost, or the server has forgotten the parts: begun anew
 
 
 def is_remote(url: str) -> bool:
@@ -61,7 +64,7 @@ class Storage:
         self.url = url.rstrip("/") or "/"
         self.remote = is_remote(url)
         self._lock = threading.Lock()
-        self._opened: Any = None
+        self._opened: dict[int, Any] = {}
         if not self.remote:
             self.folder = Path(urllib.parse.unquote(url.removeprefix("file://")))
             return
@@ -101,7 +104,7 @@ class Storage:
                     return None
                 raise
 
-        return self._ask(head)
+        return self._ask(head, name)
 
     def list(self, prefix: str = "") -> dict[str, int]:
         """{name: bytes} of all files whose names start with ``prefix``, sorted, subfolders included."""
@@ -124,16 +127,18 @@ class Storage:
             with self._local():
                 return self._path(name).read_bytes()
         key = self._key(name)
-        return self._ask(lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()))
+        return self._ask(lambda: bytes(self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()), name)
 
     def download(self, name: str, file: Path) -> Path:
-        """Copy the file ``name`` to the local path ``file``, atomically."""
+        """Copy the file ``name`` to the local path ``file``, atomically; a large one by ranges, several at a time."""
         with self._local():
             file.parent.mkdir(parents=True, exist_ok=True)
         with _temporary_beside(file) as temporary, self._local():
             if self.remote:
                 key = self._key(name)
-                self._ask(lambda: self._client.download_file(self.bucket, key, str(temporary)))
+                self._ask(
+                    lambda: self._carrier.download_file(self.bucket, key, str(temporary), Config=_in_parts()), name
+                )
             else:
                 shutil.copyfile(self._path(name), temporary)
             os.replace(temporary, file)
@@ -144,7 +149,7 @@ class Storage:
     def write_bytes(self, name: str, data: bytes) -> None:
         """Make the file ``name`` hold ``data``."""
         if self.remote:
-            self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data))
+            self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data), name)
             return
         path = self._path(name)
         with self._local():
@@ -159,7 +164,9 @@ class Storage:
     def upload(self, file: Path, name: str) -> None:
         """Copy the local ``file`` to ``name``; a large one in parts, which become visible together."""
         if self.remote:
-            self._ask(lambda: self._client.upload_file(str(file), self.bucket, self._key(name)))
+            key = self._key(name)
+            with self._local():
+                self._ask(lambda: self._carrier.upload_file(str(file), self.bucket, key, Config=_in_parts()), name)
             return
         path = self._path(name)
         with self._local():
@@ -173,7 +180,7 @@ class Storage:
     def delete(self, name: str) -> None:
         """Remove the file ``name``; no error where there is none."""
         if self.remote:
-            self._ask(lambda: self._client.delete_object(Bucket=self.bucket, Key=self._key(name)))
+            self._ask(lambda: self._client.delete_object(Bucket=self.bucket, Key=self._key(name)), name)
             return
         with self._local():
             self._path(name).unlink(missing_ok=True)
@@ -202,10 +209,19 @@ class Storage:
 
     @property
     def _client(self) -> Any:
+        """For single requests: `_ask` tries them again, also when the body of an answer breaks off."""
+        return self._open(1)
+
+    @property
+    def _carrier(self) -> Any:
+        """For files in parts: a part that fails is tried again by itself, or large files would never arrive."""
+        return self._open(ATTEMPTS)
+
+    def _open(self, attempts: int) -> Any:
         with self._lock:
-            if self._opened is None:
-                self._opened = _open_client()
-            return self._opened
+            if attempts not in self._opened:
+                self._opened[attempts] = _open_client(attempts)
+            return self._opened[attempts]
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{_safe(name)}" if self.prefix else _safe(name)
@@ -225,43 +241,51 @@ class Storage:
                 f"cannot use {place}: {error.strerror or error}; choose a place you may write to"
             ) from error
 
-    def _ask(self, call: Callable[[], R], attempts: int = ATTEMPTS) -> R:
-        """Call the server; try again what may pass, and turn what will not into one line."""
-        from boto3.exceptions import Boto3Error, S3UploadFailedError
+    def _ask(self, call: Callable[[], R], name: str = "", attempts: int = ATTEMPTS) -> R:
+        """Call the server; try again what may pass, and turn what will not into one line about ``name``."""
+        from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
         for attempt in range(attempts):
             try:
                 return call()
             except (BotoCoreError, ClientError, Boto3Error) as caught:
-                # upload_file wraps what went wrong in an error of its own.
-                wrapped = isinstance(caught, S3UploadFailedError) and isinstance(caught.__context__, ClientError)
-                error = caught.__context__ if wrapped else caught
-                assert isinstance(error, Exception)
+                error = _cause(caught)
                 if attempt + 1 == attempts or not _may_pass(error):
-                    raise OutsideError(self._explain(error)) from error
+                    raise OutsideError(self._explain(error, name)) from error
                 time.sleep(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _explain(self, error: Exception) -> str:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    def _explain(self, error: Exception, name: str = "") -> str:
+        from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         if isinstance(error, ClientError):
             code = _code(error)
-            if code in ("NoSuchBucket", "404"):
+            if code == "NoSuchBucket" or (code in ("404", "NotFound") and not (name and self._has_bucket())):
                 return f"there is no bucket {self.bucket!r} (for {self.url}): create it, or correct the name"
             if code in MISSING:
-                return f"there is no such file in {self.url}"
+                return f"there is no file {name!r} in {self.url}"
             if code in BAD_KEY:
                 return f"the server refuses the access key for {self.url} ({code}): correct the AWS credentials"
             if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
                 return f"the access key has no permission for {self.url}: ask for reading and writing this bucket"
-        if isinstance(error, BotoCoreError) and _may_pass(error):
-            server = self._opened.meta.endpoint_url if self._opened is not None else "the server"
-            return f"{server} does not answer (for {self.url}): start it, or correct AWS_ENDPOINT_URL"
+        if _may_pass(error):
+            server = self._client.meta.endpoint_url
+            where, why = self.join(name) if name else self.url, " ".join(str(error).split())[:150]
+            return f"{server} does not answer (for {where}): start it, or correct AWS_ENDPOINT_URL ({why})"
         return f"cannot use {self.url}: {' '.join(str(error).split())[:300]}"
+
+    def _has_bucket(self) -> bool:
+        """Whether the server knows the bucket; the answer to HEAD of a missing file does not tell."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self._client.head_bucket(Bucket=self.bucket)
+        except (BotoCoreError, ClientError):
+            return False
+        return True
 
 
 class Cache:
@@ -344,17 +368,43 @@ def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _cause(error: Exception) -> Exception:
+    """What went wrong inside boto3's transfers, which wrap it in errors of their own."""
+    from boto3.exceptions import RetriesExceededError, S3UploadFailedError
+
+    if isinstance(error, RetriesExceededError):
+        last: Exception = getattr(error, "last_exception", error)
+        return last
+    if isinstance(error, S3UploadFailedError) and isinstance(error.__context__, Exception):
+        return error.__context__
+    return error
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether the same request may succeed a moment later."""
-    from botocore.exceptions import ClientError, ConnectionError, HTTPClientError, IncompleteReadError
+    from botocore.exceptions import (
+        ClientError,
+        ConnectionError,
+        FlexibleChecksumError,
+        HTTPClientError,
+        IncompleteReadError,
+    )
+    from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return _code(error) in TRANSIENT or status >= 500
-    return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError)
+    broken_off = (IncompleteReadError, FlexibleChecksumError, ResponseParserError)
+    return isinstance(error, (ConnectionError, HTTPClientError, OSError, *broken_off))
 
 
-def _open_client() -> Any:
+def _in_parts() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=PARTS_AT_ONCE)
+
+
+def _open_client(attempts: int) -> Any:
     import boto3
     from botocore.config import Config
 
@@ -362,9 +412,14 @@ def _open_client() -> Any:
     config = Config(
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
-        retries={"total_max_attempts": 1},  # `Storage._ask` tries again, also when the body of an answer breaks off
+        retries={"total_max_attempts": attempts, "mode": "standard"},  # with growing, random pauses
         max_pool_connections=32,
         # Servers that are not Amazon's rarely have one host name per bucket.
         s3={"addressing_style": "path"} if own_server else {},
     )
-    return boto3.session.Session().client("s3", config=config)
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:  # an address without http://
+        raise OutsideError(
+            f"cannot use AWS_ENDPOINT_URL={own_server}: {error}; http://host:port would be right"
+        ) from None

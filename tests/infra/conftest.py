@@ -1,7 +1,7 @@
 """Real servers for these tests: rclone's S3 over a folder, and an MLflow tracking server."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +47,15 @@ def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture
+def s3_restart(s3_server: Server) -> Callable[[], None]:
+    """Ends the S3 server and starts it again, at the same address over the same folder."""
+
+    def restart() -> None:
+        s3_server.stop()
+        again = serve_s3(s3_server.log.parent / "buckets", int(s3_server.url.rpartition(":")[2]), KEY, SECRET)
+        s3_server.process = again.process  # which the session's end stops
+
+    return restart
