@@ -49,6 +49,12 @@ def lab_to_rgb(lab_B3HW: Tensor) -> Tensor:
     return torch.where(linear > 0.0031308, curved, 12.92 * linear).clamp(0, 1)
 
 
+def luma(rgb_B3HW: Tensor) -> Tensor:
+    """(B, 1, H, W): the grey of sRGB colours, in [0, 1] (ITU-R BT.601, on the values as they are stored)."""
+    red, green, blue = rgb_B3HW.unbind(1)
+    return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
 @lru_cache(maxsize=1)
 def _gamut() -> tuple[tuple[float, float], ...]:
     """Points of the 10-unit ab grid that are a corner of a grid square in which some 8-bit sRGB colour lies.
@@ -103,7 +109,8 @@ def soft_encode(ab_B2HW: Tensor, bins_Q2: Tensor, neighbours: int = 5, sigma: fl
 def annealed_mean(logits_BQHW: Tensor, bins_Q2: Tensor, temperature: float = 0.38) -> Tensor:
     """Zhang equation 5: the mean colour (B, 2, H, W) under a distribution sharpened by ``temperature``.
 
-    1 gives the mean, values towards 0 the mode; .38 keeps saturation without losing spatial consistency.
+    1 gives the mean, values towards 0 the mode; .38 keeps saturation without losing spatial consistency. Bins of L,
+    (Q, 1), give (B, 1, H, W).
     """
     shares_BQHW = torch.softmax(logits_BQHW / temperature, dim=1)
     return torch.einsum("bqhw,qc->bchw", shares_BQHW, bins_Q2.to(shares_BQHW))
@@ -125,3 +132,13 @@ def rebalancing_weights(prior_Q: Tensor, uniform: float = 0.5) -> Tensor:
     """
     weights_Q = 1 / ((1 - uniform) * prior_Q + uniform / len(prior_Q))
     return weights_Q / (prior_Q * weights_Q).sum()
+
+
+def lightness_bins(count: int) -> Tensor:
+    """(Q,) float32: the centres of ``count`` equal bins of L in [0, 100]."""
+    return (torch.arange(count) + 0.5) * (100 / count)
+
+
+def lightness_index(l_B1HW: Tensor, count: int) -> Tensor:
+    """The bin of every pixel, int64, among ``count`` equal bins of L in [0, 100]."""
+    return (l_B1HW * (count / 100)).floor().long().clamp(0, count - 1)

@@ -8,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from components.errors import UserError, unknown
 
+# Marks an option that names an encoder (``Field(json_schema_extra=ENCODER_URI)``): components see a local folder, the
+# pipelines fetch it from wherever it is.
+ENCODER_URI: dict[str, Any] = {"format": "encoder-uri"}
+
 
 class Config(BaseModel):
     """Base of all configuration. Unknown keys are errors; values do not change after construction."""
@@ -33,7 +37,7 @@ class Config(BaseModel):
 def _readable(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
-    key = where + ".".join(path)
+    key = (where + ".".join(path)).removesuffix(".")
     if first["type"] == "extra_forbidden":
         owner: Any = model
         for part in path[:-1]:

@@ -21,7 +21,17 @@ TRAINED: list[tuple[str, dict[str, Any]]] = [
     ("colorization", {"target": "regression", "rebalance": None}),
     ("context_encoder", {}),
     ("context_encoder", {"mask": "random"}),
+    ("context_prediction", {}),
+    ("context_prediction", {"colour": "keep"}),
+    ("jigsaw", {}),
+    ("jigsaw", {"grid": 2, "standardize": False, "grey": 0}),
     ("rotation", {}),
+    ("split_brain", {}),
+    ("split_brain", {"target": "regression"}),
+    ("split_brain", {"split": "diagonal"}),
+    ("split_brain", {"split": "diagonal", "target": "regression"}),
+    ("super_resolution", {}),
+    ("super_resolution", {"factor": 4, "filter": "area"}),
     ("supervised", {}),
 ]
 BASELINES: list[tuple[str, dict[str, Any]]] = [("random", {}), ("rescaled", {})]
@@ -124,7 +134,12 @@ def test_losses_do_not_depend_on_how_the_batch_is_cut(name: str, options: dict[s
 
 @pytest.mark.parametrize(
     ("name", "options", "entry"),
-    [("autoencoder", {"drop": 0.5}, "kept"), ("context_encoder", {"mask": "random"}, "hidden")],
+    [
+        ("autoencoder", {"drop": 0.5}, "kept"),
+        ("context_encoder", {"mask": "random"}, "hidden"),
+        ("jigsaw", {}, "tiles"),
+        ("context_prediction", {}, "patches"),
+    ],
 )
 def test_random_inputs_belong_to_samples(name: str, options: dict[str, Any], entry: str) -> None:
     task, batch = make_task(name, options), make_batch()
