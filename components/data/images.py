@@ -20,7 +20,7 @@ Buffer = bytes | memoryview
 MAX_PIXELS = 64_000_000  # a 50,000 x 50,000 PNG is a few MB on disk and 7.5 GB in memory
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
 IMAGE_EXTENSIONS = ";".join(EXTENSIONS.values())
-_JPEG_QUALITY = 95
+_QUALITY = 95
 _EXIF_ORIENTATION = 0x0112
 _PNG_BIT_DEPTH = 24  # offset of the byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -32,11 +32,11 @@ class BrokenImage(Exception):
 
 @dataclass(frozen=True)
 class Cleaned:
-    """An image fit for a shard: its bytes, the extension of its format, and what had to be changed (None: nothing)."""
+    """An image fit for a shard: its bytes, the extension of its format, and what had to be changed."""
 
     data: bytes
     extension: str
-    changed: str | None
+    changes: tuple[str, ...]
 
 
 def clean(data: bytes) -> Cleaned:
@@ -65,11 +65,11 @@ def _cleaned(data: bytes, image: Image.Image) -> Cleaned:
     if kind == "JPEG" and image.mode == "RGB":
         decode_full(data)  # the decoder that training uses must agree that the file is whole
     if not changes:
-        return Cleaned(data, EXTENSIONS[kind], None)
+        return Cleaned(data, EXTENSIONS[kind], ())
     rgb_HW3 = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     if kind == "JPEG":
-        return Cleaned(encode_jpeg(rgb_HW3), "jpg", ", ".join(changes))
-    return Cleaned(encode_png(rgb_HW3), "png", ", ".join(changes))
+        return Cleaned(encode_jpeg(rgb_HW3), "jpg", tuple(changes))
+    return Cleaned(encode_png(rgb_HW3), "png", tuple(changes))
 
 
 def _changes(data: bytes, image: Image.Image, kind: str) -> list[str]:
@@ -132,17 +132,18 @@ def decode(data: Buffer, size: int, out: UInt8 | None = None) -> UInt8:
     rgb_HW3 = decode_full(data, least=size, out=out)
     height, width = rgb_HW3.shape[:2]
     if (height, width) != (size, size):
-        square = _square(width, height)
+        square = square_of(width, height)
         rgb_HW3 = np.asarray(Image.fromarray(rgb_HW3).resize((size, size), Image.Resampling.BICUBIC, square))
     if out is not None and not np.may_share_memory(rgb_HW3, out):
         out[:] = rgb_HW3
     return rgb_HW3
 
 
-def decode_map(data: Buffer, size: int) -> UInt8:
-    """A single-channel PNG of labels -> uint8 (size, size): cropped like `decode`, nearest neighbour.
+def decode_map(data: Buffer, size: int | None = None) -> UInt8:
+    """A single-channel image of labels -> uint8 (size, size): cropped like `decode`, nearest neighbour.
 
-    Raises BrokenImage.
+    Without ``size`` it keeps its own, (H, W). Of a palette only the indices count: they are the labels. Raises
+    BrokenImage.
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
@@ -150,8 +151,8 @@ def decode_map(data: Buffer, size: int) -> UInt8:
             image: Image.Image = opened
             if image.mode not in ("L", "P", "1"):
                 raise BrokenImage(f"a map of labels must have one 8-bit channel, this has mode {image.mode}")
-            if image.size != (size, size):
-                image = image.resize((size, size), Image.Resampling.NEAREST, _square(*image.size))
+            if size is not None and image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.NEAREST, square_of(*image.size))
             return np.asarray(image).astype(np.uint8)
     except BrokenImage:
         raise
@@ -184,16 +185,39 @@ def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8
         raise BrokenImage(_reason(bytes(data), error)) from None
 
 
-def _square(width: int, height: int) -> tuple[float, float, float, float]:
-    """The largest centred square of an image, as (left, top, right, bottom)."""
+def image_size(data: Buffer) -> tuple[int, int]:
+    """(width, height) of an image file, from its header alone. Raises BrokenImage."""
+    try:
+        if bytes(data[:2]) == b"\xff\xd8":
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            return width, height
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except Exception as error:
+        raise BrokenImage(_reason(bytes(data), error)) from None
+
+
+def square_of(width: int, height: int) -> tuple[float, float, float, float]:
+    """The largest centred square of an image, as (left, top, right, bottom): what `decode` shows of it."""
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
-def encode_jpeg(rgb_HW3: UInt8) -> bytes:
-    """uint8 (H, W, 3) RGB -> JPEG of quality 95 without chroma subsampling."""
-    encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb_HW3), _JPEG_QUALITY, "RGB", "444")
+def encode(rgb_HW3: UInt8, extension: str, quality: int = _QUALITY) -> bytes:
+    """uint8 (H, W, 3) RGB -> an image file of the format that has the ``extension``; PNG is lossless."""
+    if extension == "jpg":
+        return encode_jpeg(rgb_HW3, quality)
+    if extension == "png":
+        return encode_png(rgb_HW3)
+    buffer = io.BytesIO()
+    Image.fromarray(rgb_HW3).save(buffer, "WEBP", quality=quality)
+    return buffer.getvalue()
+
+
+def encode_jpeg(rgb_HW3: UInt8, quality: int = _QUALITY) -> bytes:
+    """uint8 (H, W, 3) RGB -> JPEG without chroma subsampling: some tasks learn from nothing but colour."""
+    encoded: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb_HW3), quality, "RGB", "444")
     return encoded
 
 

@@ -3,12 +3,9 @@
 import hashlib
 import os
 import shutil
-import tarfile
 import tempfile
 import urllib.error
 import urllib.request
-import zlib
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,6 +14,7 @@ from numpy.typing import NDArray
 from components.config import Config, DataConfig
 from components.data.images import encode_png
 from components.data.sources.base import Sample, Source, register_source
+from components.data.sources.files import cache_folder, unpack
 from components.errors import UserError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -40,7 +38,7 @@ class Cifar10(Source):
     summary = "60,000 labelled 32 px photographs; --root FOLDER or ARCHIVE (binary version), else downloaded"
 
     def __init__(self, config: DataConfig, options: Config) -> None:
-        self._folder = _find(Path(config.root)) if config.root is not None else _unpack(_download())
+        self._folder = _find(Path(config.root)) if config.root is not None else _find(_download())
         self._counts = {name: _count(self._folder / name) for name in (*TRAIN_FILES, TEST_FILE)}
         self.classes = tuple((self._folder / NAMES_FILE).read_text().split())
         self.splits = {"train": sum(self._counts[name] for name in TRAIN_FILES), "test": self._counts[TEST_FILE]}
@@ -76,28 +74,21 @@ def _count(path: Path) -> int:
 
 def _find(root: Path) -> Path:
     """The folder that holds the files."""
-    if root.is_file():
-        return _unpack(root)
-    for folder in (root, root / FOLDER):
+    unpacked = unpack(root, "cifar10") if root.is_file() else root
+    for folder in (unpacked, unpacked / FOLDER):
         if (folder / TRAIN_FILES[0]).is_file():
             missing = [n for n in (*TRAIN_FILES, TEST_FILE, NAMES_FILE) if not (folder / n).is_file()]
             if missing:
-                raise UserError(f"CIFAR-10 in {folder} is not complete: {', '.join(missing)} missing; unpack it again")
+                raise UserError(f"CIFAR-10 in {root} is not complete: {', '.join(missing)} missing; unpack it again")
             return folder
     raise UserError(
         f"no CIFAR-10 in {root}: use --root with the folder that holds {TRAIN_FILES[0]} (the binary version)"
     )
 
 
-def _cache() -> Path:
-    folder = Path(os.environ.get("GENOISE_HOME", ".genoise")).absolute() / "cache" / "cifar10"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _download() -> Path:
     """The archive, in the cache; downloaded and checked if it is not there."""
-    path = _cache() / PurePosixPath(URL).name
+    path = cache_folder("cifar10") / PurePosixPath(URL).name
     if path.exists():
         return path
     advice = f"download it from {URL} and use --root ARCHIVE"
@@ -115,35 +106,3 @@ def _download() -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
-
-
-def _unpack(archive: Path) -> Path:
-    """The folder with the archive's files, unpacked once into the cache; only files of known names are taken."""
-    state = archive.stat()
-    identity = f"{archive.absolute()}/{state.st_size}/{state.st_mtime_ns}"
-    target = _cache() / hashlib.sha256(identity.encode()).hexdigest()[:16]
-    if target.is_dir():
-        return target
-    wanted = {*TRAIN_FILES, TEST_FILE, NAMES_FILE}
-    partial = Path(tempfile.mkdtemp(dir=target.parent))
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = PurePosixPath(member.name).name
-                content = tar.extractfile(member) if member.isfile() and name in wanted else None
-                if content is not None:
-                    with open(partial / name, "wb") as file:
-                        shutil.copyfileobj(content, file)
-        missing = sorted(wanted - {path.name for path in partial.iterdir()})
-        if missing:
-            raise UserError(f"{archive} is not CIFAR-10 (binary version): {missing[0]} missing; get it from {URL}")
-        with suppress(OSError):  # another process was faster, with the same files
-            os.rename(partial, target)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or "not a whole archive"
-        raise UserError(f"{archive} cannot be unpacked ({reason}): download it again from {URL}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    if not target.is_dir():
-        raise UserError(f"{archive} cannot be unpacked into {target.parent}: set GENOISE_HOME to a folder with room")
-    return target

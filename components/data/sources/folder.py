@@ -1,25 +1,10 @@
 """Any folder of images, with or without class subfolders, with or without train/, val/ and test/ above them."""
 
-import os
-import re
-from pathlib import Path, PurePosixPath
-
 from components.config import Config, DataConfig
-from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean
+from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import Sample, Source, register_source
+from components.data.sources.files import SPLIT_NAMES, images_by_split, key_of, open_root, read_file
 from components.errors import UserError
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-_SLUG = 60  # letters of the path that go into a key
 
 
 @register_source
@@ -36,16 +21,8 @@ class Folder(Source):
     summary = "any folder of images (--root FOLDER); class subfolders become labels, train/ val/ test/ become splits"
 
     def __init__(self, config: DataConfig, options: Config) -> None:
-        if config.root is None:
-            raise UserError("source 'folder' needs the folder that holds the images: use --root FOLDER")
-        self._root = Path(config.root)
-        if not self._root.is_dir():
-            raise UserError(f"no folder at {self._root}: use --root with a folder that exists")
-        paths = _list_images(self._root)
-        if not paths:
-            kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-            raise UserError(f"no images in {self._root}: put files there that end in {kinds}")
-        self._paths = _by_split(paths)
+        self._root = open_root(config, "the folder that holds the images, or its .tar", known=SPLIT_NAMES)
+        self._paths = images_by_split(self._root)
         self._classes_of = self._label()
         self.splits = {split: len(names) for split, names in self._paths.items()}
         self.fields = {"image": IMAGE_EXTENSIONS} | ({"label": "cls"} if self.classes else {})
@@ -53,20 +30,15 @@ class Folder(Source):
     def read(self, split: str, index: int) -> Sample:
         """One image file, cleaned. Raises BrokenImage."""
         within, path = self._paths[split][index]
-        try:
-            data = (self._root / path).read_bytes()
-        except OSError as error:
-            raise BrokenImage(f"cannot be read: {error.strerror}") from None
-        cleaned = clean(data)
+        cleaned = clean(read_file(path))
         members = {cleaned.extension: cleaned.data}
         if self.classes:
             members["cls"] = str(self._classes_of[within.parts[0]]).encode()
-        slug = re.sub("[^A-Za-z0-9_-]+", "_", str(within.with_suffix("")))[:_SLUG]
-        return Sample(f"{split}-{index:09d}-{slug}", members, (cleaned.changed,) if cleaned.changed else ())
+        return Sample(key_of(split, index, within), members, cleaned.changes)
 
     def locate(self, split: str, index: int) -> str:
         """The path below the root."""
-        return str(self._paths[split][index][1])
+        return str(self._paths[split][index][1].relative_to(self._root))
 
     def _label(self) -> dict[str, int]:
         """{class: label}, and sets ``classes``; empty when the data is unlabelled."""
@@ -84,27 +56,3 @@ class Folder(Source):
                 )
         self.classes = tuple(names)
         return {name: label for label, name in enumerate(names)}
-
-
-Paths = list[tuple[PurePosixPath, PurePosixPath]]  # (path below the folder of the split, path below the root)
-
-
-def _list_images(root: Path) -> list[PurePosixPath]:
-    """Image files below ``root``, in an order that does not depend on the file system."""
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        found += [below / n for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    return sorted(found, key=str)
-
-
-def _by_split(paths: list[PurePosixPath]) -> dict[str, Paths]:
-    tops = {path.parts[0].lower() if len(path.parts) > 1 else "" for path in paths}
-    if not (tops <= SPLIT_NAMES.keys() and "train" in {SPLIT_NAMES[top] for top in tops}):
-        return {"train": [(path, path) for path in paths]}
-    splits: dict[str, Paths] = {}
-    for path in paths:
-        within = PurePosixPath(*path.parts[1:])
-        splits.setdefault(SPLIT_NAMES[path.parts[0].lower()], []).append((within, path))
-    return splits

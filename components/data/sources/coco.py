@@ -1,0 +1,225 @@
+"""Data sets in the layout of COCO (Lin et al. 2014): boxes, and masks from polygons or run lengths.
+
+Legend of shape suffixes: H height, W width.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.config import Config, DataConfig
+from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png, image_size
+from components.data.sources.base import Box, Sample, Source, boxes_member, register_source
+from components.data.sources.files import SPLIT_NAMES, key_of, made_once, open_root, read_file
+from components.errors import UserError
+
+Record = dict[str, Any]
+Bools = NDArray[np.bool_]
+
+_ANNOTATIONS = "annotations"
+_MOST_CLASSES = 254  # of a mask with one byte per pixel, which needs two values more
+_CATEGORIES, _RECORDS, _STARTS = "categories.json", "images.jsonl", "starts.npy"
+
+
+@register_source
+class Coco(Source):
+    """annotations/instances_train*.json, and val and test where there are any, with the images beside.
+
+    The images of instances_train2017.json lie in train2017, images/train2017, images or the root. Crowds are in the
+    mask and not among the boxes; smaller objects lie above larger ones. Boxes without area are dropped and counted.
+    The lists are rewritten once into the cache, an image per line, so that a worker reads only what it needs.
+    """
+
+    name = "coco"
+    summary = "images with boxes and masks in the layout of COCO (instances_*.json); --root FOLDER or .tar"
+
+    def __init__(self, config: DataConfig, options: Config) -> None:
+        expected = f"the folder that holds {_ANNOTATIONS}/instances_train*.json, or its .tar"
+        self._root = open_root(config, expected, {_ANNOTATIONS})
+        self._lists: dict[str, Path] = {}
+        self._folders: dict[str, Path] = {}
+        categories = {}
+        for path in sorted((self._root / _ANNOTATIONS).glob("instances_*.json")):
+            name = path.stem.removeprefix("instances_")
+            split = SPLIT_NAMES.get(name.rstrip("0123456789_-"))
+            if split is None:
+                raise UserError(f"{path} is of no split: call it instances_train.json, _val or _test, or take it away")
+            if split in self._lists:
+                raise UserError(f"two lists for the {split} split in {path.parent}: take one of them away")
+            self._lists[split] = made_once(self.name, path, partial(_rewrite, path))
+            self._folders[split] = self._images_of(name)
+            categories[split] = json.loads((self._lists[split] / _CATEGORIES).read_text())
+        if "train" not in self._lists:
+            raise UserError(f"no {_ANNOTATIONS}/instances_train*.json in {self._root}: use --root with {expected}")
+        differing = next((split for split in categories if categories[split] != categories["train"]), None)
+        if differing:
+            raise UserError(f"the train and {differing} lists in {self._root} have different categories: make them one")
+        self.classes = tuple(categories["train"])
+        self.splits = {split: len(_starts(folder)) for split, folder in self._lists.items()}
+        self.fields = {"image": IMAGE_EXTENSIONS, "boxes": "boxes.json", "mask": "mask.png"}
+
+    def read(self, split: str, index: int) -> Sample:
+        """One image, cleaned, with its boxes and mask. Raises BrokenImage."""
+        record = self._record(split, index)
+        path = self._folders[split] / record["file_name"]
+        if not path.is_file():
+            raise UserError(
+                f"the {split} list names {path}, and there is no such file: add it, or take it off the list"
+            )
+        cleaned = clean(read_file(path))
+        width, height = image_size(cleaned.data)
+        if (record["width"], record["height"]) != (width, height):
+            stated = f"{record['width']} x {record['height']}"
+            raise BrokenImage(f"it is {stated} pixels by its list, and {width} x {height} in truth")
+        objects = [(_box(o), o["label"]) for o in record["objects"] if not o["crowd"]]
+        boxes, dropped = boxes_member(objects, width, height)
+        mask = encode_png(_paint(record["objects"], height, width))
+        members = {cleaned.extension: cleaned.data, "boxes.json": boxes, "mask.png": mask}
+        return Sample(key_of(split, index, PurePosixPath(record["file_name"])), members, cleaned.changes + dropped)
+
+    def locate(self, split: str, index: int) -> str:
+        """Folder and name of the image."""
+        return f"{self._folders[split].name}/{self._record(split, index)['file_name']}"
+
+    def _record(self, split: str, index: int) -> Record:
+        folder = self._lists[split]
+        with open(folder / _RECORDS, "rb") as file:
+            file.seek(_starts(folder)[index])
+            record: Record = json.loads(file.readline())
+        return record
+
+    def _images_of(self, name: str) -> Path:
+        places = (self._root / name, self._root / "images" / name, self._root / "images")
+        return next((place for place in places if place.is_dir()), self._root)
+
+
+def _starts(folder: Path) -> NDArray[np.int64]:
+    starts: NDArray[np.int64] = np.load(folder / _STARTS, mmap_mode="r", allow_pickle=False)
+    return starts
+
+
+def _rewrite(path: Path, folder: Path) -> None:
+    """The list of ``path`` as a line of JSON per image, where each line starts, and the names of the categories."""
+    try:
+        content = json.loads(path.read_bytes())
+        numbers = {c["id"]: k for k, c in enumerate(sorted(content["categories"], key=lambda c: int(c["id"])))}
+        names = [c["name"] for c in sorted(content["categories"], key=lambda c: int(c["id"]))]
+        images = {
+            i["id"]: {k: i[k] for k in ("file_name", "width", "height")} | {"objects": []} for i in content["images"]
+        }
+        objects = list(_objects(content["annotations"], numbers, images, path))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not a list of instances as COCO writes it ({error!r}): get it again") from None
+    if not images or not 0 < len(names) <= _MOST_CLASSES:
+        raise UserError(f"{path} names {len(images)} images and {len(names)} categories: get it again")
+    for image, thing in objects:
+        images[image]["objects"].append(thing)
+    starts = []
+    with open(folder / _RECORDS, "wb") as file:
+        for record in images.values():
+            name = PurePosixPath(str(record["file_name"]))
+            if name.is_absolute() or ".." in name.parts:
+                raise UserError(f"{path} names the image {name}, which leads elsewhere: correct it")
+            starts.append(file.tell())
+            file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+    np.save(folder / _STARTS, np.array(starts, np.int64), allow_pickle=False)
+    (folder / _CATEGORIES).write_text(json.dumps(names))
+
+
+def _objects(
+    annotations: Sequence[Record], numbers: dict[int, int], images: dict[int, Record], path: Path
+) -> Iterator[tuple[int, Record]]:
+    """(id of the image, what is kept of an annotation)."""
+    for each in annotations:
+        if each["category_id"] not in numbers:
+            raise UserError(f"{path}: annotation {each['id']} has category {each['category_id']}, which the list lacks")
+        if each["image_id"] not in images:
+            raise UserError(f"{path}: annotation {each['id']} is for image {each['image_id']}, which the list lacks")
+        yield (
+            each["image_id"],
+            {
+                "label": numbers[each["category_id"]],
+                "box": [float(value) for value in each["bbox"]],
+                "crowd": bool(each.get("iscrowd", 0)),
+                "segmentation": each.get("segmentation") or [],
+            },
+        )
+
+
+def _box(thing: Record) -> Box:
+    left, top, width, height = thing["box"]
+    return (left, top, left + width, top + height)
+
+
+def _paint(objects: Sequence[Record], height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 (H, W): class + 1 of the smallest object at each pixel, 0 where there is none."""
+    mask_HW = np.zeros((height, width), np.uint8)
+    regions = [(_region(thing["segmentation"], height, width), thing["label"]) for thing in objects]
+    for region_HW, label in sorted(regions, key=lambda region: -int(region[0].sum())):
+        mask_HW[region_HW] = label + 1
+    return mask_HW
+
+
+def _region(segmentation: Any, height: int, width: int) -> Bools:
+    """Polygons ([x, y, x, y, ...] each) or run lengths -> bool (H, W). Raises BrokenImage."""
+    try:
+        if isinstance(segmentation, dict):
+            return _runs(segmentation, height, width)
+        region_HW = np.zeros((height, width), np.bool_)
+        for polygon in segmentation:
+            region_HW |= fill_polygon(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
+        return region_HW
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise BrokenImage("its list has a segmentation that is neither polygons nor run lengths of its size") from None
+
+
+def fill_polygon(corners: NDArray[np.float64], height: int, width: int) -> Bools:
+    """The pixels, bool (H, W), whose centres lie inside the polygon of ``corners`` (N, 2), x and y: the even-odd rule.
+
+    Each edge toggles, in every row whose centre it crosses, all pixels to the right of the crossing.
+    """
+    toggles = np.zeros((height, width + 1), np.int64)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        first, last = (min(max(int(np.ceil(y - 0.5)), 0), height) for y in (min(y0, y1), max(y0, y1)))
+        rows = np.arange(first, last)
+        if len(rows):
+            crossings = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+            toggles[rows, np.clip(np.ceil(crossings - 0.5), 0, width).astype(np.int64)] += 1
+    return (np.cumsum(toggles[:, :width], axis=1) % 2).astype(np.bool_)
+
+
+def _runs(segmentation: Record, height: int, width: int) -> Bools:
+    """Run lengths, alternately outside and inside, column after column. Raises ValueError."""
+    counts = segmentation["counts"]
+    runs = np.asarray(unpack_runs(counts) if isinstance(counts, str) else counts, np.int64)
+    if list(segmentation["size"]) != [height, width] or runs.min() < 0 or runs.sum() != height * width:
+        raise ValueError
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return inside.reshape(width, height).T
+
+
+def unpack_runs(text: str) -> list[int]:
+    """Run lengths out of COCO's compressed text.
+
+    A number is a sequence of characters from ``0`` (48) on, each with five bits, the lowest first; 32 says that there
+    are more, and 16 in the last one that it is negative. From the fourth number on, differences to the one before the
+    last are written.
+    """
+    runs: list[int] = []
+    value, shift = 0, 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value, shift = 0, 0
+    return runs

@@ -1,0 +1,224 @@
+"""Raw files: folders listed in a fixed order, archives unpacked once, partners found by name."""
+
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Container
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from components.config import DataConfig
+from components.data.images import BrokenImage
+from components.errors import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_SLUG = 60  # letters of the path that go into a key
+
+Paths = list[tuple[PurePosixPath, Path]]  # (path below the folder of the split, file)
+Pairs = list[tuple[Path, Path]]
+
+
+def open_root(config: DataConfig, expected: str, known: Container[str] = ()) -> Path:
+    """``config.root`` as a folder: an archive is unpacked, and a lone folder in it, not of a ``known`` name, entered.
+
+    ``expected`` says in errors what belongs there. Raises UserError when there is nothing at ``config.root``.
+    """
+    if config.root is None:
+        raise UserError(f"source {config.source!r} needs {expected}: use --root PATH")
+    root = Path(config.root)
+    if not root.exists():
+        raise UserError(f"nothing at {root}: use --root with {expected}")
+    folder = root if root.is_dir() else unpack(root, config.source)
+    while True:
+        inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if len(inside) != 1 or not inside[0].is_dir() or inside[0].name in known:
+            return folder
+        folder = inside[0]
+
+
+def subfolder(folder: Path, name: str, kind: str) -> Path | None:
+    """The folder ``name`` in ``folder``, or its archive unpacked; None where there is neither."""
+    if (folder / name).is_dir():
+        return folder / name
+    archives = (folder / f"{name}{suffix}" for suffix in _ARCHIVES)
+    return next((unpack(archive, kind) for archive in archives if archive.is_file()), None)
+
+
+def unpack(archive: Path, kind: str) -> Path:
+    """The folder with the files of a tar archive, compressed or not, unpacked once into the cache.
+
+    Raises UserError for a damaged archive, and for members that a data set has no use for: links, devices, names that
+    lead elsewhere. Nothing but the bytes is taken: no owners, no permissions.
+    """
+
+    def write(folder: Path) -> None:
+        try:
+            with tarfile.open(archive) as tar:
+                for member in tar:
+                    _unpack_member(archive, tar, member, folder)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise UserError(f"{archive} cannot be unpacked ({_few_words(error)}): get it again") from None
+
+    return made_once(kind, archive, write)
+
+
+def _unpack_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name:
+        raise UserError(f"{archive}: member {member.name!r} leads out of the archive; pack it again without")
+    if member.isdir():
+        return
+    content = tar.extractfile(member) if member.isreg() and not member.issparse() else None
+    if content is None:
+        raise UserError(f"{archive}: member {member.name!r} is a link or a device; pack it again with plain files")
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    with open(folder / path, "xb") as file:
+        shutil.copyfileobj(content, file)
+
+
+def made_once(kind: str, raw: Path, write: Callable[[Path], None]) -> Path:
+    """The folder that ``write`` filled from the file ``raw``, in the cache; made again when that file has changed.
+
+    It appears when it is complete. Raises UserError when there is no room for it.
+    """
+    state = raw.stat()
+    identity = hashlib.sha256(f"{raw.absolute()}/{state.st_size}/{state.st_mtime_ns}".encode())
+    target = cache_folder(kind) / identity.hexdigest()[:16]
+    if target.is_dir():
+        return target
+    partial = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        write(partial)
+        with suppress(OSError):  # another process was faster, with the same files
+            os.rename(partial, target)
+    except OSError as error:
+        raise UserError(f"{raw} cannot be unpacked ({_few_words(error)}) into {target.parent}: see to it") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if not target.is_dir():
+        raise UserError(f"{raw} cannot be unpacked into {target.parent}: set GENOISE_HOME to a folder with room")
+    return target
+
+
+def cache_folder(kind: str) -> Path:
+    """Where files made of raw ones are kept: ``$GENOISE_HOME/cache/KIND``."""
+    folder = Path(os.environ.get("GENOISE_HOME", ".genoise")).absolute() / "cache" / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _few_words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or "not a whole archive"
+
+
+def list_images(root: Path) -> list[PurePosixPath]:
+    """Image files below ``root``, hidden ones left out, in an order that does not depend on the file system."""
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
+        found += [below / n for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
+    return sorted(found, key=str)
+
+
+def need_images(folder: Path) -> list[PurePosixPath]:
+    """As `list_images`; UserError when there are none."""
+    paths = list_images(folder)
+    if not paths:
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise UserError(f"no images in {folder}: put files there that end in {kinds}")
+    return paths
+
+
+def images_by_split(root: Path) -> dict[str, Paths]:
+    """The images below ``root``; subfolders are splits if all are named so and one is the training split.
+
+    Raises UserError when there are no images.
+    """
+    paths = need_images(root)
+    tops = {path.parts[0].lower() if len(path.parts) > 1 else "" for path in paths}
+    if not (tops <= SPLIT_NAMES.keys() and "train" in {SPLIT_NAMES[top] for top in tops}):
+        return {"train": [(path, root / path) for path in paths]}
+    splits: dict[str, Paths] = {}
+    for path in paths:
+        within = PurePosixPath(*path.parts[1:])
+        splits.setdefault(SPLIT_NAMES[path.parts[0].lower()], []).append((within, root / path))
+    return splits
+
+
+def partners_by_split(root: Path, first: str, second: str, kind: str) -> dict[str, Pairs]:
+    """{split: [(file in folder ``first``, the file of the same name in folder ``second``)]}; suffixes may differ.
+
+    ``root`` holds the two folders, with or without a subfolder per split, or it holds a folder (or archive) per split,
+    which holds the two. Raises UserError where a file has no partner.
+    """
+    if (root / first).is_dir():
+        sides = [images_by_split(_need_folder(root, name)) for name in (first, second)]
+        missing = sorted(sides[0].keys() ^ sides[1].keys())
+        if missing:
+            raise UserError(f"only one of the folders {first} and {second} in {root} has a {missing[0]} split")
+        return {split: _match(paths, sides[1][split], root / second) for split, paths in sides[0].items()}
+    splits: dict[str, Pairs] = {}
+    for name, split in SPLIT_NAMES.items():
+        folder = subfolder(root, name, kind)
+        if folder:
+            here, there = (_need_folder(folder, side) for side in (first, second))
+            firsts, seconds = ([(path, side / path) for path in need_images(side)] for side in (here, there))
+            splits[split] = _match(firsts, seconds, there)
+    if "train" not in splits:
+        raise UserError(f"neither a folder {first!r} nor a folder or archive 'train' in {root}: see docs/sources.md")
+    return splits
+
+
+def _need_folder(folder: Path, name: str) -> Path:
+    if not (folder / name).is_dir():
+        raise UserError(f"no folder {name!r} in {folder}: it should lie beside the other; see docs/sources.md")
+    return folder / name
+
+
+def _match(firsts: Paths, seconds: Paths, folder: Path) -> Pairs:
+    """``folder``: where the seconds lie, for errors."""
+    sides = [_by_stem(firsts), _by_stem(seconds)]
+    alone = [side[stem] for side, other in (sides, sides[::-1]) for stem in side.keys() - other.keys()]
+    if alone:
+        raise UserError(
+            f"{len(alone)} of {len(firsts)} + {len(seconds)} images have no partner of the same name "
+            f"(first: {min(alone)}, partners in {folder}): add it or remove the image"
+        )
+    return [(sides[0][stem], sides[1][stem]) for stem in sides[0]]
+
+
+def _by_stem(paths: Paths) -> dict[PurePosixPath, Path]:
+    stems: dict[PurePosixPath, Path] = {}
+    for within, path in paths:
+        if stems.setdefault(within.with_suffix(""), path) != path:
+            raise UserError(f"{stems[within.with_suffix('')]} and {path.name} have one name: remove one of them")
+    return stems
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file; BrokenImage when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BrokenImage(f"cannot be read: {error.strerror}") from None
+
+
+def key_of(split: str, index: int, path: PurePosixPath | Path) -> str:
+    """The key of a sample: unique by its number, readable by the end of its path."""
+    slug = re.sub("[^A-Za-z0-9_-]+", "_", str(path.with_suffix("")))[:_SLUG]
+    return f"{split}-{index:09d}-{slug}"

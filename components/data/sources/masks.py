@@ -1,0 +1,106 @@
+"""Images and their segmentation masks, in two folders."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from components.config import Config, DataConfig
+from components.data.images import IMAGE_EXTENSIONS, clean, decode_map, encode_png, image_size
+from components.data.sources.base import UNKNOWN, Sample, Source, register_source
+from components.data.sources.files import SPLIT_NAMES, key_of, open_root, partners_by_split, read_file
+from components.errors import UserError
+
+_MOST_CLASSES = 254  # of a map with one byte per pixel, which needs two values more
+_UNNAMED = -1
+
+
+@register_source
+class Masks(Source):
+    """An image and a mask of the same name and size; in a mask, one byte per pixel (grey or palette) names the class.
+
+    The classes file says which value is which class: lines ``value,name``, a heading allowed, or one name a line from
+    value 0 on. Raises UserError for an image without mask, unequal sizes, and a value that nobody named.
+    """
+
+    name = "masks"
+    summary = "images with segmentation masks in two folders and a file of classes; --root FOLDER or .tar"
+
+    class Options(Config):
+        """Where things lie below the root, and which values say nothing."""
+
+        images: str = Field("images", description="folder of the images")
+        masks: str = Field("masks", description="folder of the masks")
+        classes: str = Field("classes.csv", description="file that names the classes, below the root")
+        ignore: tuple[int, ...] = Field((255,), description="values of pixels of which nobody knows the class")
+
+    def __init__(self, config: DataConfig, options: Options) -> None:
+        known = {*SPLIT_NAMES, options.images, options.masks}
+        self._root = open_root(config, "the folder that holds images and masks, or its .tar", known)
+        self._file = self._root / options.classes
+        names = {value: name for value, name in _read_classes(self._file).items() if value not in options.ignore}
+        self.classes = tuple(names.values())
+        self._stored_of = np.full(256, _UNNAMED, np.int64)  # value in the raw mask -> value in the shard
+        self._stored_of[list(names)] = np.arange(1, 1 + len(names))
+        self._stored_of[list(options.ignore)] = UNKNOWN
+        self._pairs = partners_by_split(self._root, options.images, options.masks, self.name)
+        self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
+        self.fields = {"image": IMAGE_EXTENSIONS, "mask": "mask.png"}
+
+    def read(self, split: str, index: int) -> Sample:
+        """One image, cleaned, with its mask. Raises BrokenImage."""
+        path, mask_path = self._pairs[split][index]
+        cleaned = clean(read_file(path))
+        mask_HW = decode_map(read_file(mask_path))
+        name = f"{mask_path.parent.name}/{mask_path.name}"
+        check_size(name, mask_HW, cleaned.data)
+        stored_HW = self._stored_of[mask_HW]
+        if stored_HW.min() == _UNNAMED:
+            value = int(mask_HW[stored_HW == _UNNAMED][0])
+            raise UserError(
+                f"mask {name} has value {value}, which {self._file} does not name: add it there, or pass over such "
+                f"pixels with --set data.options.ignore=[{value}]"
+            )
+        members = {cleaned.extension: cleaned.data, "mask.png": encode_png(stored_HW.astype(np.uint8))}
+        return Sample(key_of(split, index, Path(path.name)), members, cleaned.changes)
+
+    def locate(self, split: str, index: int) -> str:
+        """Split and name of the image."""
+        path = self._pairs[split][index][0]
+        return f"{split}: {path.parent.name}/{path.name}"
+
+
+def check_size(name: str, mask_HW: NDArray[np.uint8], image: bytes) -> None:
+    """Raise UserError unless the mask called ``name`` has the size of the image file."""
+    height, width = mask_HW.shape
+    expected = image_size(image)
+    if (width, height) != expected:
+        raise UserError(
+            f"mask {name} is {width} x {height} and its image {expected[0]} x {expected[1]}: "
+            "they must be of one size; resize or remove it"
+        )
+
+
+def _read_classes(path: Path) -> dict[int, str]:
+    """{value: name}, by value."""
+    if not path.is_file():
+        raise UserError(
+            f"no file of classes at {path}: write lines 'value,name', or say --set data.options.classes=FILE"
+        )
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    if all(len(row) == 1 for row in rows):
+        names = dict(enumerate(row[0] for row in rows))
+    else:
+        rows = rows if rows[0][0].isdigit() else rows[1:]
+        wrong = next((row for row in rows if len(row) < 2 or not row[0].isdigit() or int(row[0]) > 255), None)
+        if wrong is not None:
+            raise UserError(
+                f"{path}: {','.join(wrong)!r} is no class; lines must be 'value,name' with values up to 255"
+            )
+        names = {int(value): name for value, name, *_ in rows}
+    if not 0 < len(names) <= _MOST_CLASSES:
+        raise UserError(f"{path} names {len(names)} classes: there must be 1 to {_MOST_CLASSES}")
+    return dict(sorted(names.items()))
