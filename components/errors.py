@@ -22,6 +22,6 @@ def unknown(kind: str, name: str, options: Iterable[str], owner: str | None = No
     """
     options = sorted(options)
     near = get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f": did you mean {near[0]!r}? There" if near else "; there"
     wrong = f"{owner} has no {kind} {name!r}" if owner else f"unknown {kind} {name!r}"
-    return UserError(f"{wrong}: {hint}There are: {', '.join(options) or 'none'}")
+    return UserError(f"{wrong}{hint} are: {', '.join(options) or 'none'}")
