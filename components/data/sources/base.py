@@ -1,7 +1,6 @@
 """What a source of raw data is. A new source is one new file beside this one: subclass Source, decorate the class."""
 
 import importlib
-import json
 import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ DOMAINS = ("", "other_")  # of unpaired data, whose second domain has splits of 
 SPLITS = tuple(domain + split for domain in DOMAINS for split in ("train", "val", "test"))
 
 UNKNOWN = 255  # in a mask: nobody knows what is there
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -34,21 +31,6 @@ class Broken:
 
     name: str
     reason: str
-
-
-def boxes_member(boxes: Sequence[tuple[Box, int]], width: int, height: int) -> tuple[bytes, tuple[str, ...]]:
-    """(``boxes.json``, changes) of an image of that size, from (box, label) of each object.
-
-    What lies outside of the image is cut off; boxes without area, before or after, are dropped.
-    """
-    inside = [
-        ((max(0, left), max(0, top), min(width, right), min(height, bottom)), label)
-        for (left, top, right, bottom), label in boxes
-    ]
-    kept = [(box, label) for box, label in inside if box[0] < box[2] and box[1] < box[3]]
-    value = {"boxes": [box for box, _ in kept], "labels": [label for _, label in kept]}
-    dropped = ("box without area dropped",) * (len(boxes) - len(kept))
-    return json.dumps(value, separators=(",", ":")).encode(), dropped
 
 
 class Source:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.config import Config, DataConfig
-from components.data.images import encode_png
+from components.data.images import IMAGE_EXTENSIONS, encode_png
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import cache_folder, unpack
 from components.errors import UserError
@@ -42,7 +42,7 @@ class Cifar10(Source):
         self._counts = {name: _count(self._folder / name) for name in (*TRAIN_FILES, TEST_FILE)}
         self.classes = tuple((self._folder / NAMES_FILE).read_text().split())
         self.splits = {"train": sum(self._counts[name] for name in TRAIN_FILES), "test": self._counts[TEST_FILE]}
-        self.fields = {"image": "png", "label": "cls"}
+        self.fields = {"image": IMAGE_EXTENSIONS, "label": "cls"}
 
     def read(self, split: str, index: int) -> Sample:
         """One record."""

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.config import Config, DataConfig
+from components.data.boxes import clean_boxes
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png, image_size
-from components.data.sources.base import Box, Sample, Source, boxes_member, register_source
+from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import SPLIT_NAMES, key_of, made_once, open_root, read_file
 from components.errors import UserError
 
@@ -76,8 +77,9 @@ class Coco(Source):
         if (record["width"], record["height"]) != (width, height):
             stated = f"{record['width']} x {record['height']}"
             raise BrokenImage(f"it is {stated} pixels by its list, and {width} x {height} in truth")
-        objects = [(_box(o), o["label"]) for o in record["objects"] if not o["crowd"]]
-        boxes, dropped = boxes_member(objects, width, height)
+        things = [thing for thing in record["objects"] if not thing["crowd"]]
+        labels = [thing["label"] for thing in things]
+        boxes, dropped = clean_boxes([thing["box"] for thing in things], labels, width, height)
         mask = encode_png(_paint(record["objects"], height, width))
         members = {cleaned.extension: cleaned.data, "boxes.json": boxes, "mask.png": mask}
         return Sample(key_of(split, index, PurePosixPath(record["file_name"])), members, cleaned.changes + dropped)
@@ -140,20 +142,16 @@ def _objects(
             raise UserError(f"{path}: annotation {each['id']} has category {each['category_id']}, which the list lacks")
         if each["image_id"] not in images:
             raise UserError(f"{path}: annotation {each['id']} is for image {each['image_id']}, which the list lacks")
+        left, top, width, height = map(float, each["bbox"])
         yield (
             each["image_id"],
             {
                 "label": numbers[each["category_id"]],
-                "box": [float(value) for value in each["bbox"]],
+                "box": [left, top, left + width, top + height],
                 "crowd": bool(each.get("iscrowd", 0)),
                 "segmentation": each.get("segmentation") or [],
             },
         )
-
-
-def _box(thing: Record) -> Box:
-    left, top, width, height = thing["box"]
-    return (left, top, left + width, top + height)
 
 
 def _paint(objects: Sequence[Record], height: int, width: int) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from components.config import DataConfig
 from components.data.images import BrokenImage
@@ -29,7 +30,17 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _SLUG = 60  # letters of the path that go into a key
 
 Paths = list[tuple[PurePosixPath, Path]]  # (path below the folder of the split, file)
-Pairs = list[tuple[Path, Path]]
+
+
+class Pair(NamedTuple):
+    """Two files that belong together, and the name under which a person finds them."""
+
+    name: str
+    file: Path
+    partner: Path
+
+
+Pairs = list[Pair]
 
 
 def open_root(config: DataConfig, expected: str, known: Container[str] = ()) -> Path:
@@ -161,7 +172,7 @@ def images_by_split(root: Path) -> dict[str, Paths]:
 
 
 def partners_by_split(root: Path, first: str, second: str, kind: str) -> dict[str, Pairs]:
-    """{split: [(file in folder ``first``, the file of the same name in folder ``second``)]}; suffixes may differ.
+    """{split: files in folder ``first``, each with the file of the same name in ``second``}; suffixes may differ.
 
     ``root`` holds the two folders, with or without a subfolder per split, or it holds a folder (or archive) per split,
     which holds the two. Raises UserError where a file has no partner.
@@ -171,14 +182,14 @@ def partners_by_split(root: Path, first: str, second: str, kind: str) -> dict[st
         missing = sorted(sides[0].keys() ^ sides[1].keys())
         if missing:
             raise UserError(f"only one of the folders {first} and {second} in {root} has a {missing[0]} split")
-        return {split: _match(paths, sides[1][split], root / second) for split, paths in sides[0].items()}
+        return {split: _match(split, paths, sides[1][split], root / second) for split, paths in sides[0].items()}
     splits: dict[str, Pairs] = {}
     for name, split in SPLIT_NAMES.items():
         folder = subfolder(root, name, kind)
         if folder:
             here, there = (_need_folder(folder, side) for side in (first, second))
             firsts, seconds = ([(path, side / path) for path in need_images(side)] for side in (here, there))
-            splits[split] = _match(firsts, seconds, there)
+            splits[split] = _match(split, firsts, seconds, there)
     if "train" not in splits:
         raise UserError(f"neither a folder {first!r} nor a folder or archive 'train' in {root}: see docs/sources.md")
     return splits
@@ -190,7 +201,7 @@ def _need_folder(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _match(firsts: Paths, seconds: Paths, folder: Path) -> Pairs:
+def _match(split: str, firsts: Paths, seconds: Paths, folder: Path) -> Pairs:
     """``folder``: where the seconds lie, for errors."""
     sides = [_by_stem(firsts), _by_stem(seconds)]
     alone = [side[stem] for side, other in (sides, sides[::-1]) for stem in side.keys() - other.keys()]
@@ -199,7 +210,7 @@ def _match(firsts: Paths, seconds: Paths, folder: Path) -> Pairs:
             f"{len(alone)} of {len(firsts)} + {len(seconds)} images have no partner of the same name "
             f"(first: {min(alone)}, partners in {folder}): add it or remove the image"
         )
-    return [(sides[0][stem], sides[1][stem]) for stem in sides[0]]
+    return [Pair(f"{split}/{within}", path, sides[1][within.with_suffix("")]) for within, path in firsts]
 
 
 def _by_stem(paths: Paths) -> dict[PurePosixPath, Path]:
@@ -219,6 +230,6 @@ def read_file(path: Path) -> bytes:
 
 
 def key_of(split: str, index: int, path: PurePosixPath | Path) -> str:
-    """The key of a sample: unique by its number, readable by the end of its path."""
+    """The key of a sample: unique by its number, and its path for people."""
     slug = re.sub("[^A-Za-z0-9_-]+", "_", str(path.with_suffix("")))[:_SLUG]
     return f"{split}-{index:09d}-{slug}"

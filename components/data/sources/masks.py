@@ -1,7 +1,7 @@
 """Images and their segmentation masks, in two folders."""
 
 import csv
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,40 +45,39 @@ class Masks(Source):
         self._stored_of = np.full(256, _UNNAMED, np.int64)  # value in the raw mask -> value in the shard
         self._stored_of[list(names)] = np.arange(1, 1 + len(names))
         self._stored_of[list(options.ignore)] = UNKNOWN
+        self._ignored = options.ignore
         self._pairs = partners_by_split(self._root, options.images, options.masks, self.name)
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
         self.fields = {"image": IMAGE_EXTENSIONS, "mask": "mask.png"}
 
     def read(self, split: str, index: int) -> Sample:
         """One image, cleaned, with its mask. Raises BrokenImage."""
-        path, mask_path = self._pairs[split][index]
+        name, path, mask_path = self._pairs[split][index]
         cleaned = clean(read_file(path))
         mask_HW = decode_map(read_file(mask_path))
-        name = f"{mask_path.parent.name}/{mask_path.name}"
         check_size(name, mask_HW, cleaned.data)
         stored_HW = self._stored_of[mask_HW]
         if stored_HW.min() == _UNNAMED:
             value = int(mask_HW[stored_HW == _UNNAMED][0])
             raise UserError(
-                f"mask {name} has value {value}, which {self._file} does not name: add it there, or pass over such "
-                f"pixels with --set data.options.ignore=[{value}]"
+                f"the mask of {name} has value {value}, which {self._file} does not name: add it there, or pass over "
+                f"such pixels with --set 'data.options.ignore={[*self._ignored, value]}'"
             )
         members = {cleaned.extension: cleaned.data, "mask.png": encode_png(stored_HW.astype(np.uint8))}
-        return Sample(key_of(split, index, Path(path.name)), members, cleaned.changes)
+        return Sample(key_of(split, index, PurePosixPath(name)), members, cleaned.changes)
 
     def locate(self, split: str, index: int) -> str:
-        """Split and name of the image."""
-        path = self._pairs[split][index][0]
-        return f"{split}: {path.parent.name}/{path.name}"
+        """Split and path of the image below its folder."""
+        return self._pairs[split][index].name
 
 
 def check_size(name: str, mask_HW: NDArray[np.uint8], image: bytes) -> None:
-    """Raise UserError unless the mask called ``name`` has the size of the image file."""
+    """Raise UserError unless the mask of the image called ``name`` has the size of the image file."""
     height, width = mask_HW.shape
     expected = image_size(image)
     if (width, height) != expected:
         raise UserError(
-            f"mask {name} is {width} x {height} and its image {expected[0]} x {expected[1]}: "
+            f"the mask of {name} is {width} x {height} and its image {expected[0]} x {expected[1]}: "
             "they must be of one size; resize or remove it"
         )
 

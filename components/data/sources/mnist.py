@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.config import Config, DataConfig
-from components.data.images import encode_png
+from components.data.images import IMAGE_EXTENSIONS, encode_png
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import made_once, open_root
 from components.errors import UserError
@@ -40,7 +40,7 @@ class Mnist(Source):
                 )
         classes = max(_LEAST_CLASSES, 1 + max(int(values.max(initial=0)) for values in labels.values()))
         self.classes = tuple(map(str, range(classes)))
-        self.fields = {"image": "png", "label": "cls"}
+        self.fields = {"image": IMAGE_EXTENSIONS, "label": "cls"}
 
     def read(self, split: str, index: int) -> Sample:
         """One image, its grey three times over."""

@@ -1,5 +1,7 @@
 """Pairs of pictures, as image-to-image translation learns from (Isola et al. 2017, "pix2pix")."""
 
+from pathlib import PurePosixPath
+
 import numpy as np
 from pydantic import Field, model_validator
 
@@ -8,6 +10,7 @@ from components.data.images import IMAGE_EXTENSIONS, Cleaned, clean, decode_full
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import (
     SPLIT_NAMES,
+    Pair,
     Pairs,
     images_by_split,
     key_of,
@@ -53,7 +56,10 @@ class PairsSource(Source):
         self._pairs: dict[str, Pairs]
         if options.image in _HALVES:
             splits = images_by_split(self._root)
-            self._pairs = {split: [(path, path) for _, path in paths] for split, paths in splits.items()}
+            self._pairs = {
+                split: [Pair(str(path.relative_to(self._root)), path, path) for _, path in paths]
+                for split, paths in splits.items()
+            }
         else:
             self._pairs = partners_by_split(self._root, options.image, options.target, self.name)
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
@@ -62,26 +68,26 @@ class PairsSource(Source):
 
     def read(self, split: str, index: int) -> Sample:
         """One pair, cleaned. Raises BrokenImage."""
-        path, partner = self._pairs[split][index]
+        name, path, partner = self._pairs[split][index]
         first = clean(read_file(path))
         if path == partner:
-            image, target = self._halves(first, self.locate(split, index))
+            image, target = self._halves(first, name)
         else:
             image, target = first, clean(read_file(partner))
             sizes = image_size(image.data), image_size(target.data)
             if sizes[0] != sizes[1]:
                 (width, height), (other_width, other_height) = sizes
                 raise UserError(
-                    f"{self.locate(split, index)} is {width} x {height} and its target {other_width} x {other_height}: "
+                    f"{name} is {width} x {height} and its target {other_width} x {other_height}: "
                     "pairs must be of one size; resize or remove it"
                 )
         members = {image.extension: image.data, f"target.{target.extension}": target.data}
         changes = tuple(dict.fromkeys((*image.changes, *target.changes)))
-        return Sample(key_of(split, index, path.relative_to(self._root)), members, changes)
+        return Sample(key_of(split, index, PurePosixPath(name)), members, changes)
 
     def locate(self, split: str, index: int) -> str:
-        """The path below the root."""
-        return str(self._pairs[split][index][0].relative_to(self._root))
+        """The path of a file of halves below the root, else the split and the path below its folder."""
+        return self._pairs[split][index].name
 
     def _halves(self, both: Cleaned, name: str) -> tuple[Cleaned, Cleaned]:
         """(image, target)."""

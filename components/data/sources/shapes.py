@@ -1,12 +1,12 @@
 """The built-in source: procedural scenes (components.data.scenes), drawn when they are asked for. Needs no files."""
 
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from components.config import Config, DataConfig
-from components.data.images import encode_png
+from components.data.boxes import pack_boxes
+from components.data.images import IMAGE_EXTENSIONS, encode_png
 from components.data.scenes import CLASSES, MAX_OBJECTS, Scenes, render
 from components.data.sources.base import Broken, Sample, Source, register_source
 from components.errors import UserError
@@ -39,7 +39,7 @@ class Shapes(Source):
         wanted = -(-(config.samples or 0) // (1 - config.validation))
         self.splits = {"train": max(_TRAIN, int(wanted) + 1), "test": _TEST}
         self.fields = {
-            "image": "png",
+            "image": IMAGE_EXTENSIONS,
             "label": "cls",
             "mask": "mask.png",
             "instances": "instances.png",
@@ -62,16 +62,12 @@ class Shapes(Source):
 
     def _sample(self, scenes: Scenes, row: int, split: str, index: int) -> Sample:
         visible = [k for k in range(MAX_OBJECTS) if scenes.boxes[row, k].any()]
-        boxes = {
-            "boxes": scenes.boxes[row, visible].tolist(),
-            "labels": scenes.kinds[row, visible].tolist(),
-        }
         members = {
             "png": encode_png(scenes.image[row]),
             "cls": str(int(scenes.labels[row])).encode(),
             "mask.png": encode_png(scenes.mask[row]),
             "instances.png": encode_png(scenes.instances[row]),
             "edges.png": encode_png(scenes.edges[row]),
-            "boxes.json": json.dumps(boxes, separators=(",", ":")).encode(),
+            "boxes.json": pack_boxes(scenes.boxes[row, visible], scenes.kinds[row, visible]),
         }
         return Sample(f"{split}-{index:09d}", members)

@@ -7,8 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from components.config import Config, DataConfig
+from components.data.boxes import clean_boxes
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, Cleaned, clean, decode_map, encode_png, image_size
-from components.data.sources.base import UNKNOWN, Box, Sample, Source, boxes_member, register_source
+from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import key_of, need_images, open_root, read_file
 from components.data.sources.masks import check_size
 from components.errors import UserError, unknown
@@ -121,21 +122,21 @@ class Voc(Source):
         stated = [int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
         if all(stated) and stated != [width, height]:
             raise BrokenImage(f"{path.name} is for {stated[0]} x {stated[1]} pixels, the image has {width} x {height}")
-        objects: list[tuple[Box, int]] = []
+        boxes, labels = [], []
         for thing in tree.iter("object"):
             name = _text(thing, "name")
             if name not in self.classes:
                 raise unknown("class", name, self.classes, f"{path.name} names one that data.options.classes lacks:")
             left, top, right, bottom = (_number(thing, side) for side in ("xmin", "ymin", "xmax", "ymax"))
             empty = left >= right or top >= bottom
-            box = (0.0, 0.0, 0.0, 0.0) if empty else (left - 1, top - 1, right, bottom)
-            objects.append((box, self.classes.index(name)))
-        return boxes_member(objects, width, height)
+            boxes.append((0.0, 0.0, 0.0, 0.0) if empty else (left - 1, top - 1, right, bottom))
+            labels.append(self.classes.index(name))
+        return clean_boxes(boxes, labels, width, height)
 
     def _read_mask(self, path: Path, image: Cleaned) -> bytes:
         """A mask of VOC has 0 for the background, 255 for borders that nobody can tell: as in shards."""
         mask_HW = decode_map(read_file(path))
-        check_size(path.name, mask_HW, image.data)
+        check_size(path.stem, mask_HW, image.data)
         known = mask_HW[mask_HW != UNKNOWN]
         if known.size and known.max() > len(self.classes):
             raise UserError(
