@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.data.images import BrokenImage, decode, decode_map
+from components.data.boxes import Boxes, crop_boxes, unpack_boxes
+from components.data.images import BrokenImage, decode, decode_map, image_size
 from components.data.reader import Shard
 from components.data.scramble import Int64
 from components.data.shards import Index
@@ -25,7 +26,7 @@ Arrays = dict[str, NDArray[Any]]
 
 PICTURES = ("image", "target", "edges")
 BATCHED = (*PICTURES, "mask", "label")  # fields that become tensors; others are read with `member`
-OPEN_SHARDS = 32  # mapped at a time: two windows of the order, and some room
+OPEN_SHARDS = 512  # mapped at a time: more than the lanes of an order have under way, fewer than files may be open
 CACHE_BYTES = 2 * 2**30
 
 
@@ -46,10 +47,12 @@ class ShardedDataset:
         fetch: Fetch,
         size: int,
         fields: Sequence[str] = ("image",),
+        margin: int = 0,
         cache_bytes: int = CACHE_BYTES,
         max_replaced: float = 0.01,
     ) -> None:
-        """``fields``: image, target, label, mask, edges. Raises UserError for a split or field that is not there."""
+        """``fields``: image, target, label, mask, edges. Pictures are decoded ``margin`` pixels larger than ``size``,
+        and a window of ``size`` is cut out of them. Raises UserError for a split or field that is not there."""
         if split not in index.splits:
             raise unknown("split", split, index.splits)
         for field in fields:
@@ -57,7 +60,7 @@ class ShardedDataset:
                 raise unknown("field of this data set", field, [f for f in index.fields if f in BATCHED])
         self.entries = index.splits[split]
         self.shard_sizes = [entry.samples for entry in self.entries]
-        self.fields, self.size = tuple(fields), size
+        self.fields, self.size, self.margin = tuple(fields), size, margin
         self.replaced: dict[str, str] = {}  # "shard:key" -> reason
         self._sizes = np.asarray(self.shard_sizes, np.int64)
         self._ends = np.cumsum(self._sizes)
@@ -68,8 +71,9 @@ class ShardedDataset:
         self._shards: OrderedDict[int, Shard] = OrderedDict()
         self._opening = [threading.Lock() for _ in self.entries]
         self._lock = threading.Lock()
-        cached = min(len(self), cache_bytes // self._sample_bytes())
-        self._cache = self._empty(cached)
+        row = sum(array.nbytes for array in self.rows(1, size + margin).values())
+        cached = min(len(self), cache_bytes // row)
+        self._cache = self.rows(cached, size + margin)
         self._present = np.zeros(cached, np.bool_)
 
     def __len__(self) -> int:
@@ -90,32 +94,58 @@ class ShardedDataset:
         with self._lock:
             self._shards.clear()
 
-    def get(self, ids: Int64) -> dict[str, Tensor]:
+    def rows(self, count: int, side: int | None = None) -> Arrays:
+        """Uninitialized memory for ``count`` samples; what is never written is never used."""
+        side = side or self.size
+        return {
+            field: np.empty((count,), np.int64)
+            if field == "label"
+            else np.empty((count, side, side, *((3,) if field in PICTURES else ())), np.uint8)
+            for field in self.fields
+        }
+
+    def get(self, ids: Int64, corners_B2: Int64 | None = None, out: Arrays | None = None) -> dict[str, Tensor]:
         """The samples ``ids`` (int64 (B,)) as CPU tensors, in that order.
 
-        image, target, edges: uint8 (B, 3, S, S), in channels-last memory; label: int64 (B,); mask: int64
-        (B, S, S). Raises UserError for a shard that cannot be read, and when too many samples are broken.
+        image, target, edges: uint8 (B, 3, S, S), in channels-last memory; label: int64 (B,); mask: int64 (B, S, S).
+        ``corners_B2``: top and left of each sample's window, 0 .. margin; by default the window is in the centre.
+        ``out``: the memory to use, as `rows` gives it. Raises UserError for a shard that cannot be read, and when too
+        many samples are broken.
         """
-        out = self._empty(len(ids))
-        cached = ids < len(self._present)
-        cached[cached] = self._present[ids[cached]]
-        for field, values in out.items():
-            if cached.all():
-                np.take(self._cache[field], ids, 0, values)
-            elif cached.any():
-                values[cached] = self._cache[field][ids[cached]]
-        missing = np.flatnonzero(~cached)
+        out = self.rows(len(ids)) if out is None else out
+        corners = np.full((len(ids), 2), self.margin // 2) if corners_B2 is None else corners_B2
+        there = ids < len(self._present)
+        there[there] = self._present[ids[there]]
+        self._copy(ids, corners, np.flatnonzero(there), out)
+        missing = np.flatnonzero(~there)
+        if not len(missing):
+            return {field: _to_tensor(field, values) for field, values in out.items()}
         # Shard after shard, in file order: each shard is looked up once, and a disk reads forwards.
         missing = missing[np.argsort(ids[missing], kind="stable")]
         numbers, samples = self._locate(ids[missing])
+        scratch = self.rows(1, self.size + self.margin) if self.margin else out
         shard: Shard | None = None
         before = -1
         for number, sample, place in zip(numbers.tolist(), samples.tolist(), missing.tolist(), strict=True):
             if shard is None or number != before:
                 shard, before = self._open(number), number
-            self._read(number, shard, sample, out, place)
-        self._keep(ids[missing], missing, out)
+            if (sample_id := int(ids[place])) < len(self._present):
+                self._read(number, shard, sample, self._cache, sample_id)
+                self._present[sample_id] = True  # last: another thread may read the row from now on
+                self._copy(ids, corners, np.array([place]), out)
+            elif self.margin:
+                self._read(number, shard, sample, scratch, 0)
+                _cut(scratch, 0, corners[place], out, place)
+            else:
+                self._read(number, shard, sample, out, place)
         return {field: _to_tensor(field, values) for field, values in out.items()}
+
+    def prefetch(self, ids: Int64) -> None:
+        """Fetch and open the shards of those of ``ids`` that are not in memory. Raises UserError as `get` does."""
+        there = ids < len(self._present)
+        there[there] = self._present[ids[there]]
+        for number in np.unique(self._locate(ids[~there])[0]).tolist():
+            self._open(number)
 
     def labels(self, ids: Int64 | None = None) -> Int64:
         """Labels alone (int64), of ``ids`` or of all samples; decodes no image. Raises UserError if there are none."""
@@ -127,6 +157,16 @@ class ShardedDataset:
             shard, sample = self._find(int(ids[place]))
             self._decode(shard, sample, "label", out, place)
         return out["label"]
+
+    def boxes(self, sample_id: int, corner: tuple[int, int] | None = None) -> Boxes:
+        """The boxes of a sample where its picture from `get` shows them, and their labels: float64 (K, 4), int64 (K,).
+
+        ``corner``: as one of ``corners_B2``. Raises BrokenImage for boxes that cannot be read.
+        """
+        corner = (self.margin // 2, self.margin // 2) if corner is None else corner
+        size = image_size(self.member(sample_id, "image"))
+        found = unpack_boxes(self.member(sample_id, "boxes"))
+        return crop_boxes(found, size, self.size + self.margin, corner, self.size)
 
     def key(self, sample_id: int) -> str:
         """The key of a sample in its shard."""
@@ -161,9 +201,9 @@ class ShardedDataset:
         if field == "label":
             out[field][place] = _decode_label(data, self._classes)
         elif field == "mask":
-            out[field][place] = decode_map(data, self.size)
+            out[field][place] = decode_map(data, len(out[field][place]))
         else:
-            decode(data, self.size, out[field][place])
+            decode(data, len(out[field][place]), out[field][place])
 
     def _replace(self, name: str, reason: str) -> None:
         with self._lock:
@@ -205,24 +245,25 @@ class ShardedDataset:
                     self._shards.popitem(last=False)
             return shard
 
-    def _keep(self, ids: Int64, places: NDArray[np.intp], out: Arrays) -> None:
-        """Put freshly decoded rows into the cache."""
-        fits = ids < len(self._present)
-        for field, values in out.items():
-            self._cache[field][ids[fits]] = values[places[fits]]
-        self._present[ids[fits]] = True  # last: another thread may read the rows from now on
+    def _copy(self, ids: Int64, corners_B2: Int64, places: NDArray[np.intp], out: Arrays) -> None:
+        """Copy rows of the cache, the samples at ``places`` of a batch, into ``out``."""
+        if not self.margin and len(places) == len(ids):
+            for field, values in out.items():
+                np.take(self._cache[field], ids, 0, values)
+        else:
+            for place in places.tolist():
+                _cut(self._cache, int(ids[place]), corners_B2[place], out, place)
 
-    def _sample_bytes(self) -> int:
-        return sum(array.nbytes for array in self._empty(1).values())
 
-    def _empty(self, count: int) -> Arrays:
-        """Uninitialized rows for ``count`` samples; memory that is never written is never used."""
-        return {
-            field: np.empty((count,), np.int64)
-            if field == "label"
-            else np.empty((count, self.size, self.size, *((3,) if field in PICTURES else ())), np.uint8)
-            for field in self.fields
-        }
+def _cut(rows: Arrays, row: int, corner_2: Int64, out: Arrays, place: int) -> None:
+    """Copy the window at ``corner_2`` of one sample into row ``place`` of ``out``."""
+    top, left = corner_2.tolist()
+    for field, values in out.items():
+        whole = rows[field][row]
+        if values.ndim > 1:
+            side = values.shape[1]
+            whole = whole[top : top + side, left : left + side]
+        values[place] = whole
 
 
 def _to_tensor(field: str, values: NDArray[Any]) -> Tensor:

@@ -1,22 +1,34 @@
-"""The loader: the slices of one rank, decoded ahead in threads.
+"""The loader: the slices of one rank, fetched and decoded ahead in threads, on the device.
 
 Threads suffice because the decoders release the interpreter's lock; they share the cache of decoded samples, and
-a finished batch is handed over without a copy.
+a finished batch is handed over without a copy (docs/decisions/0008-threads-decode.md).
+
+Legend of shape suffixes: B samples of the slice.
 """
 
 import time
+import weakref
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from components.data.dataset import ShardedDataset
+from components.data.dataset import Arrays, ShardedDataset
 from components.data.order import Order, Plan, slice_span
 from components.data.scramble import Int64
+from components.draws import Draws
+
+Batch = dict[str, Tensor]
+Slice = tuple[Int64, Int64]  # positions and ids of a rank's part of a batch
+Slices = dict[str, Slice]  # of the stream "image" and, where there is one, "other"
+
+FETCHERS = 4  # shards on their way at a time
 
 
 @dataclass(frozen=True)
@@ -26,9 +38,47 @@ class Loaded:
     step: int
     start: int  # the global batch is [start, stop) of the stream of samples
     stop: int
-    positions: Tensor  # int64 (B,): places of the slice's samples in the stream
+    positions: Tensor  # int64 (B,): places of the slice's samples in the stream, as `Order.batch` arranges them
     ids: Int64  # int64 (B,): which samples they are
-    batch: dict[str, Tensor]  # as `ShardedDataset.get` gives it
+    batch: Batch  # as `ShardedDataset.get` gives it; and ``other``, the image of a second stream
+
+
+class Stream:
+    """A data set in an order, as one rank reads it."""
+
+    def __init__(self, dataset: ShardedDataset, order: Order, name: str, rank: int, world: int, pinned: bool) -> None:
+        self.dataset, self.order, self._name = dataset, order, name
+        self._rank, self._world, self._pinned = rank, world, pinned
+        self._free: dict[str, deque[NDArray[Any]]] = {field: deque() for field in dataset.fields}
+
+    def fetch(self, start: int, stop: int) -> Slice:
+        """The rank's slice of a batch, once the shards that it needs are here."""
+        positions, ids = self.order.batch(start, stop)
+        mine = slice(*slice_span(0, len(ids), self._rank, self._world))
+        self.dataset.prefetch(ids[mine])
+        return positions[mine], ids[mine]
+
+    def read(self, found: Slice) -> Batch:
+        """Decode a slice. Which window of a picture is taken belongs to the sample's position."""
+        positions, ids = found
+        corners_B2 = None
+        if margin := self.dataset.margin:
+            draws = Draws(self.order.seed, torch.from_numpy(positions), f"crop {self._name}")
+            corners_B2 = draws.integers(margin + 1, 2).numpy()
+        return self.dataset.get(ids, corners_B2, self._rows(len(ids)))
+
+    def _rows(self, count: int) -> Arrays:
+        """Memory for a batch, used again when no tensor holds it any more: fresh pages cost a tenth of the decoding."""
+        lent = {}
+        for field, free in self._free.items():
+            values = free.pop() if free else None
+            if values is None or len(values) < count:
+                values = self.dataset.rows(count)[field]
+                if self._pinned:
+                    values = torch.from_numpy(values).pin_memory().numpy()
+            lent[field] = values[:count]
+            weakref.finalize(lent[field], free.append, values).atexit = False
+        return lent
 
 
 class Loader:
@@ -43,34 +93,68 @@ class Loader:
         world: int = 1,
         threads: int = 2,
         prefetch: int = 4,
+        other: tuple[ShardedDataset, Order] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
-        """``threads`` decode at a time, one batch each; at most ``prefetch`` batches are in memory ahead."""
-        self.dataset, self.order, self.plan = dataset, order, plan
-        self.rank, self.world = rank, world
-        self.threads, self.prefetch = threads, max(prefetch, threads)
+        """``threads`` decode at a time, one batch each; at most ``prefetch`` batches are in memory ahead. ``other``: a
+        second data set and its order, read at the same positions; its image joins each batch as ``other``. Batches
+        are copied to ``device`` beside what the consumer does there."""
+        self.plan, self.threads, self.prefetch = plan, threads, max(prefetch, threads)
         self.waited = 0.0
+        self._device = torch.device(device)
+        self._cuda = self._device.type == "cuda"
+        sources = {"image": (dataset, order)} | ({"other": other} if other else {})
+        self._streams = {name: Stream(*source, name, rank, world, self._cuda) for name, source in sources.items()}
+        self._ahead = self.prefetch + max(order.ahead for _, order in sources.values()) // plan.batch
 
     def iterate(self, step: int = 0) -> Generator[Loaded, None, None]:
         """The slices from ``step`` to the end of the plan. Nothing before ``step`` is read.
 
         Errors of the threads are raised here. Leaving early (close, break, an exception) stops the threads.
         """
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="loader")
-        pending: deque[Future[Loaded]] = deque()
-        upcoming = iter(range(step, self.plan.steps))
+        fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="loader-fetch")
+        decoders = ThreadPoolExecutor(self.threads, thread_name_prefix="loader-decode")
+        steps = range(step, self.plan.steps)
+        to_fetch, to_decode = iter(steps), iter(steps)
+        fetched: deque[Future[Slices]] = deque()
+        decoded: deque[Future[Loaded]] = deque()
+
+        def go_on(fetch: int, decode: int) -> None:
+            fetched.extend(fetchers.submit(self._fetch, step) for step in islice(to_fetch, fetch))
+            decoded.extend(decoders.submit(self._load, step, fetched.popleft()) for step in islice(to_decode, decode))
+
         try:
-            pending.extend(pool.submit(self._load, step) for step in islice(upcoming, self.prefetch))
-            while pending:
+            go_on(self._ahead, self.prefetch)
+            while decoded:
                 began = time.perf_counter()
-                loaded = pending.popleft().result()
+                loaded = decoded.popleft().result()
                 self.waited += time.perf_counter() - began
-                pending.extend(pool.submit(self._load, step) for step in islice(upcoming, 1))
+                go_on(1, 1)
+                if self._cuda:
+                    for values in loaded.batch.values():  # their memory was taken in another stream of the device
+                        values.record_stream(torch.cuda.current_stream(self._device))
                 yield loaded
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            fetchers.shutdown(wait=True, cancel_futures=True)
+            decoders.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, step: int) -> Loaded:
-        start, stop = self.plan.span(step)
-        first, last = slice_span(start, stop, self.rank, self.world)
-        ids = self.order.ids(first, last)
-        return Loaded(step, start, stop, torch.arange(first, last), ids, self.dataset.get(ids))
+    def _fetch(self, step: int) -> Slices:
+        return {name: stream.fetch(*self.plan.span(step)) for name, stream in self._streams.items()}
+
+    def _load(self, step: int, fetched: Future[Slices]) -> Loaded:
+        found = fetched.result()
+        batch = self._streams["image"].read(found["image"])
+        if "other" in found:
+            batch["other"] = self._streams["other"].read(found["other"])["image"]
+        positions, ids = found["image"]
+        return Loaded(step, *self.plan.span(step), torch.from_numpy(positions), ids, self._to_device(batch))
+
+    def _to_device(self, batch: Batch) -> Batch:
+        """Copy in a stream of its own, while the device computes; the host's memory is free afterwards."""
+        if not self._cuda:
+            return {name: values.to(self._device) for name, values in batch.items()}
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch gives it no types
+        with torch.cuda.stream(stream):
+            moved = {name: values.to(self._device, non_blocking=True) for name, values in batch.items()}
+        stream.synchronize()
+        return moved

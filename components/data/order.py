@@ -2,10 +2,13 @@
 
 Position p of the endless stream of samples lies in epoch p // N; every epoch is a permutation of all N samples. Nothing
 in here knows how many workers there are: they cut each global batch among themselves (`slice_span`), so their number
-may change at any moment, and no shard belongs to a worker.
+may change at any moment.
 
-An epoch shuffles the shards, groups them into windows, and shuffles the samples of a window among each other; a reader
-therefore touches the shards of one window (at a border: of two) at a time, and each shard once per epoch.
+An epoch lays the shuffled shards out as one *line* of N places and cuts it into *lanes*, stretches of equal length.
+Positions visit the lanes in turn; a lane goes through its places window by window, shuffled within each. So the lanes
+are read side by side, each forwards, and a batch has its share of every lane. Arranged by the line (`Order.batch`), the
+r-th part of every batch comes from the r-th part of the line, whatever the number of parts: a worker touches the shards
+of its part alone (docs/decisions/0007-lanes.md).
 """
 
 from collections.abc import Sequence
@@ -13,8 +16,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from components.data.scramble import Int64, make_key, permute
+from components.data.scramble import Int64, make_key, mix_keys, permute
 from components.errors import UserError
+
+MIXED = 8  # shards whose samples are mixed, at least, where there are as many
+MOST_LANES = 128
 
 
 class Order:
@@ -24,56 +30,83 @@ class Order:
     number of shards once, a span in proportion to its own length; neither depends on the number of samples.
     """
 
-    def __init__(self, shard_sizes: Sequence[int], seed: int, window: int = 8) -> None:
-        """``window``: shards whose samples are mixed. Raises UserError when there are no samples."""
+    def __init__(
+        self, shard_sizes: Sequence[int], seed: int, window: int | None = None, lanes: int | None = None
+    ) -> None:
+        """``lanes``: a power of two; by default about the root of the number of shards, for larger sets have more
+        readers. ``window``: shards of a lane that are mixed. Raises UserError when there are no samples."""
+        self.seed = seed
         self._sizes = np.asarray(shard_sizes, np.int64)
         self._firsts = np.cumsum(self._sizes) - self._sizes
         self.samples = int(self._sizes.sum())
-        self._seed, self._window = seed, window
-        self._epoch = lru_cache(maxsize=2)(self._make_epoch)  # a span crosses one border at most
         if self.samples == 0:
             raise UserError("the training split holds no samples: prepare data with at least one readable image")
+        self.lanes = lanes or min(MOST_LANES, 1 << (len(self._sizes).bit_length() - 1) // 2)
+        if self.lanes & (self.lanes - 1):
+            raise ValueError(f"{self.lanes} lanes are not a power of two")
+        mean = self.samples / len(self._sizes)
+        self._window = max(1, round(mean * (window or max(2, MIXED // self.lanes))))  # samples
+        # Lane v is the v-th stretch of the line and is visited in turn turns[v]. Turns are bits reversed (van der
+        # Corput 1935), so that any number of consecutive positions is spread evenly over the line.
+        self._turns = _reverse_bits(self.lanes)
+        self._lane_sizes = (self.samples - self._turns + self.lanes - 1) // self.lanes
+        self._lane_starts = np.cumsum(self._lane_sizes) - self._lane_sizes
+        self._epoch = lru_cache(maxsize=2)(self._make_epoch)  # a span crosses one border at most
+
+    @property
+    def ahead(self) -> int:
+        """Positions in which every lane goes on by half a window: as far ahead as shards are worth fetching."""
+        return self.lanes * self._window // 2
 
     def ids(self, start: int, stop: int) -> Int64:
         """Sample ids at the positions ``start`` .. ``stop`` - 1 of the stream, int64 (stop - start,)."""
-        parts = []
-        while start < stop:
-            epoch, offset = divmod(start, self.samples)
-            end = min(self.samples, offset + stop - start)
-            parts.append(self._in_epoch(epoch, offset, end))
-            start += end - offset
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return self._find(np.arange(start, stop, dtype=np.int64))[1]
 
-    def shards(self, start: int, stop: int) -> Int64:
-        """Numbers of the shards that the positions ``start`` .. ``stop`` - 1 touch, sorted."""
-        return np.unique(np.searchsorted(self._firsts, self.ids(start, stop), side="right") - 1)
+    def batch(self, start: int, stop: int) -> tuple[Int64, Int64]:
+        """(positions, sample ids) of ``start`` .. ``stop`` - 1, arranged by the line: neighbours share shards."""
+        positions = np.arange(start, stop, dtype=np.int64)
+        places, ids = self._find(positions)
+        arranged = np.argsort(places, kind="stable")
+        return positions[arranged], ids[arranged]
 
-    def _in_epoch(self, epoch: int, offset: int, end: int) -> Int64:
-        """Ids at the offsets ``offset`` .. ``end`` - 1 of one epoch."""
-        shards, ends = self._epoch(epoch)
-        parts = []
-        while offset < end:
-            w = int(np.searchsorted(ends, offset, side="right"))
-            first = int(ends[w - 1]) if w else 0
-            stop = min(end, int(ends[w]))
-            inside = shards[w * self._window : (w + 1) * self._window]
-            places = np.arange(offset - first, stop - first, dtype=np.int64)
-            parts.append(self._in_window(inside, permute(places, int(ends[w]) - first, make_key(self._seed, epoch, w))))
-            offset = stop
-        return np.concatenate(parts)
+    def _find(self, positions: Int64) -> tuple[Int64, Int64]:
+        """(places in the lines of their epochs, sample ids) of sorted ``positions``."""
+        places, ids = np.empty_like(positions), np.empty_like(positions)
+        epochs = positions // self.samples
+        for epoch in np.unique(epochs).tolist():
+            within = slice(*np.searchsorted(epochs, (epoch, epoch + 1)))
+            places[within] = self._places(epoch, positions[within] - epoch * self.samples)
+            shards, ends = self._epoch(epoch)
+            which = np.searchsorted(ends, places[within], side="right")
+            shard = shards[which]
+            ids[within] = self._firsts[shard] + places[within] - (ends[which] - self._sizes[shard])
+        return places, ids
 
-    def _in_window(self, shards: Int64, places: Int64) -> Int64:
-        """Ids of the ``places``-th samples of a window made of ``shards``, counted shard after shard."""
-        ends = np.cumsum(self._sizes[shards])
-        which = np.searchsorted(ends, places, side="right")
-        return self._firsts[shards[which]] + places - (ends - self._sizes[shards])[which]
+    def _places(self, epoch: int, offsets: Int64) -> Int64:
+        """Places in the line of the ``offsets``-th samples of an epoch."""
+        lanes = self._turns[offsets % self.lanes]  # reversing bits is its own inverse
+        inside, sizes = offsets // self.lanes, self._lane_sizes[lanes]
+        # Windows of nearly equal length: the w-th of k begins at floor(w size / k).
+        counts = np.maximum(1, (sizes + self._window // 2) // self._window)
+        windows = ((inside + 1) * counts - 1) // sizes
+        starts = windows * sizes // counts
+        keys = mix_keys(make_key(self.seed, epoch, "windows"), lanes, windows)
+        lengths = (windows + 1) * sizes // counts - starts
+        return self._lane_starts[lanes] + starts + permute(inside - starts, lengths, keys)
 
     def _make_epoch(self, epoch: int) -> tuple[Int64, Int64]:
-        """(shards in the order of the epoch, offset at which each window ends)."""
+        """(shards in the order of the epoch's line, place at which each ends)."""
         count = len(self._sizes)
-        shards = permute(np.arange(count, dtype=np.int64), count, make_key(self._seed, epoch, "shards"))
-        lasts = np.minimum(np.arange(self._window, count + self._window, self._window), count) - 1
-        return shards, np.cumsum(self._sizes[shards])[lasts]
+        shards = permute(np.arange(count, dtype=np.int64), count, make_key(self.seed, epoch, "shards"))
+        return shards, np.cumsum(self._sizes[shards])
+
+
+def _reverse_bits(count: int) -> Int64:
+    """The numbers below ``count``, a power of two, with their bits in reverse."""
+    reversed_bits = np.zeros(1, np.int64)
+    while len(reversed_bits) < count:
+        reversed_bits = np.concatenate([2 * reversed_bits, 2 * reversed_bits + 1])
+    return reversed_bits
 
 
 class Plan:

@@ -42,24 +42,37 @@ def uniforms(key: np.uint64, rows_B: Int64, *shape: int) -> Float32:
     return ((bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)).reshape(-1, *shape)
 
 
-def permute(places: Int64, n: int, key: np.uint64) -> Int64:
+def mix_keys(key: np.uint64, *numbers: Int64) -> UInt64:
+    """A key for each row of ``numbers``, arrays of one shape."""
+    keys = np.full(numbers[0].shape, key)
+    for values in numbers:
+        keys = mix(keys + (values.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return keys
+
+
+def permute(places: Int64, n: int | Int64, key: np.uint64 | UInt64) -> Int64:
     """Where a pseudo-random permutation of 0 .. n - 1 sends ``places``; constant memory, whatever ``n`` is.
 
+    With arrays ``n`` and ``key``, of the shape of ``places``, each place goes through a permutation of its own.
     A Feistel network over [0, a) x [0, b) with a b >= n, walked until it lands below n (Black and Rogaway 2002,
     "Ciphers with arbitrary finite domains").
     """
-    a = int(np.ceil(np.sqrt(n)))
-    b = -(-n // a) if a else 1
-    keys = mix(key + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GOLDEN)
+    if not places.size:
+        return places
+    most = np.asarray(n, np.uint64)
+    a = np.ceil(np.sqrt(most)).astype(np.uint64)
+    b = (most + a - np.uint64(1)) // np.maximum(a, np.uint64(1))
+    keys = mix(np.asarray(key)[..., None] + np.arange(1, _ROUNDS + 1, dtype=np.uint64) * _GOLDEN)
 
-    def once(x: UInt64) -> UInt64:
-        left, right = x // np.uint64(b), x % np.uint64(b)
+    def once(x: UInt64, a: UInt64, b: UInt64, keys: UInt64) -> UInt64:
+        left, right = x // b, x % b
         for k in range(0, _ROUNDS, 2):
-            left = (left + mix(right * _GOLDEN + keys[k]) % np.uint64(a)) % np.uint64(a)
-            right = (right + mix(left * _GOLDEN + keys[k + 1]) % np.uint64(b)) % np.uint64(b)
-        return left * np.uint64(b) + right
+            left = (left + mix(right * _GOLDEN + keys[..., k]) % a) % a
+            right = (right + mix(left * _GOLDEN + keys[..., k + 1]) % b) % b
+        return left * b + right
 
-    out = once(places.astype(np.uint64))
-    while (outside := out >= np.uint64(n)).any():
-        out[outside] = once(out[outside])
+    out = once(places.astype(np.uint64), a, b, keys)
+    while (outside := np.flatnonzero(out >= most)).size:
+        mine = [x[outside] if most.ndim else x for x in (a, b, keys)]
+        out[outside] = once(out[outside], *mine)
     return out.astype(np.int64)

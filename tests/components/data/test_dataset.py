@@ -3,15 +3,16 @@
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from components.data.dataset import OPEN_SHARDS, ShardedDataset
+from components.data.dataset import ShardedDataset
 from components.data.images import encode_png
-from components.data.loader import Loader
+from components.data.loader import Loaded, Loader
 from components.data.order import Order, Plan
 from components.data.reader import Shard
 from components.data.shards import Index, ShardEntry, write_shard
@@ -82,13 +83,14 @@ def test_a_second_epoch_decodes_nothing(tmp_path: Path, scenes: tuple[Path, Inde
     assert sorted(fetched) == [entry.name for entry in index.splits["train"]]
 
 
-def test_few_shards_are_open_at_a_time(tmp_path: Path) -> None:
+def test_few_shards_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.data.dataset.OPEN_SHARDS", 10)
     image = {"png": encode_png(np.zeros((8, 8, 3), np.uint8))}
-    entries = [write_shard([Sample(f"k{n}", image)], tmp_path / f"train-{n}.tar") for n in range(OPEN_SHARDS + 10)]
+    entries = [write_shard([Sample(f"k{n}", image)], tmp_path / f"train-{n}.tar") for n in range(20)]
     index = Index(source={}, fields={"image": "png"}, splits={"train": tuple(e for e in entries if e)})
     data = ShardedDataset(index, "train", lambda name: tmp_path / name, 8, cache_bytes=0)
     data.get(np.arange(len(data)))
-    assert data.open_shards == OPEN_SHARDS
+    assert data.open_shards == 10
 
 
 def with_broken(folder: Path, broken: set[int]) -> Index:
@@ -163,11 +165,88 @@ def test_the_loader_gives_the_plan(scenes: tuple[Path, Index], world: int) -> No
                 assert np.array_equal(labels[part.ids], part.batch["label"])
                 assert len(part.positions) == len(part.ids) == len(part.batch["image"])
                 seen += part.positions.tolist()
-                assert np.array_equal(order.ids(int(part.positions[0]), int(part.positions[-1]) + 1), part.ids)
+                assert all(order.ids(p, p + 1) == i for p, i in zip(part.positions.tolist(), part.ids, strict=True))
             step += 1
-        assert seen == list(range(plan.span(start)[0], plan.total))
+        assert sorted(seen) == list(range(plan.span(start)[0], plan.total))
         assert step == plan.steps
     assert loaders[0].waited > 0
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_a_window_is_cut_out_of_all_maps_alike(scenes: tuple[Path, Index], cache_bytes: int) -> None:
+    folder, index = scenes
+    whole = dataset(scenes)
+    data = ShardedDataset(index, "train", lambda name: folder / name, 24, FIELDS, margin=8, cache_bytes=cache_bytes)
+    ids = np.array([3, 200, 3, 77])
+    corners = np.array([[0, 0], [8, 3], [5, 8], [1, 2]])
+    expected = whole.get(ids)
+    for _ in range(2):
+        got, centre = data.get(ids, corners), data.get(ids)
+        assert torch.equal(got["label"], expected["label"])
+        for field in ("image", "mask", "edges"):
+            for row, (top, left) in enumerate(corners.tolist()):
+                window = expected[field][row, ..., top : top + 24, left : left + 24]
+                assert torch.equal(got[field][row], window)
+                assert torch.equal(centre[field][row], expected[field][row, ..., 4:28, 4:28])
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_random_windows_belong_to_positions(scenes: tuple[Path, Index], world: int) -> None:
+    folder, index = scenes
+    data = ShardedDataset(index, "train", lambda name: folder / name, 24, margin=8)
+    order, plan = Order(data.shard_sizes, seed=1), Plan(len(data), 32, 1.5)
+    alone = {p: image for loaded in Loader(data, order, plan).iterate() for p, image in rows_of(loaded)}
+    parts = [loaded for rank in range(world) for loaded in Loader(data, order, plan, rank, world).iterate(2)]
+    for position, image in (row for loaded in parts for row in rows_of(loaded)):
+        assert torch.equal(image, alone[position])
+    again = order.ids(0, 345).tolist().index(int(order.ids(300, 301)[0]))
+    assert not torch.equal(alone[300], alone[again]), "the same sample, in another epoch, in another window"
+
+
+def rows_of(loaded: Loaded) -> list[tuple[int, torch.Tensor]]:
+    """(position, image) of each sample."""
+    return [(p, image.clone()) for p, image in zip(loaded.positions.tolist(), loaded.batch["image"], strict=True)]
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_another_stream_joins_at_the_same_positions(scenes: tuple[Path, Index], world: int) -> None:
+    """A second domain of another length; what stands side by side does not depend on the number of ranks."""
+    data, other = dataset(scenes, fields=("image", "label")), dataset(scenes, "val", fields=("image",))
+    plan = Plan(len(data), 32, 1.5)
+    order, other_order = Order(data.shard_sizes, seed=1), Order(other.shard_sizes, seed=2)
+    seen = []
+    loaders = [Loader(data, order, plan, rank, world, other=(other, other_order)).iterate(1) for rank in range(world)]
+    for parts in zip(*loaders, strict=True):
+        start, stop = parts[0].start, parts[0].stop
+        ids, other_ids = order.batch(start, stop)[1], other_order.batch(start, stop)[1]
+        assert torch.equal(torch.cat([part.batch["image"] for part in parts]), data.get(ids)["image"])
+        assert torch.equal(torch.cat([part.batch["other"] for part in parts]), other.get(other_ids)["image"])
+        seen += other_order.ids(start, stop).tolist()
+    assert len(other) == 40 and sorted(seen[8:48]) == list(range(40)), "positions 40 to 79 are an epoch of its own"
+
+
+def test_memory_is_used_again_but_never_under_a_batch(scenes: tuple[Path, Index]) -> None:
+    data = dataset(scenes)
+    order, plan = Order(data.shard_sizes, seed=1), Plan(len(data), 32, 4)
+    kept, places = [], []
+    for loaded in Loader(data, order, plan, threads=1, prefetch=2).iterate():
+        places.append(loaded.batch["image"].data_ptr())
+        if loaded.step % 5 == 0:
+            kept.append((loaded, {field: values.clone() for field, values in loaded.batch.items()}))
+    assert len(set(places)) <= len(kept) + 5 < len(places)
+    for loaded, copies in kept:
+        for field, values in loaded.batch.items():
+            assert torch.equal(values, copies[field])
+
+
+@pytest.mark.gpu
+def test_batches_arrive_on_the_device(scenes: tuple[Path, Index]) -> None:
+    data = dataset(scenes)
+    order, plan = Order(data.shard_sizes, seed=1), Plan(len(data), 32, 4)
+    on_host = Loader(data, order, plan).iterate()
+    for loaded, expected in zip(Loader(data, order, plan, device="cuda").iterate(), on_host, strict=True):
+        for field, values in expected.batch.items():
+            assert loaded.batch[field].is_cuda and torch.equal(loaded.batch[field].cpu(), values)
 
 
 def test_errors_in_threads_reach_the_consumer_and_threads_end(tmp_path: Path) -> None:
@@ -187,9 +266,9 @@ def test_leaving_early_ends_the_threads_and_prefetching_is_bounded(
     asked: list[int] = []
     original = data.get
 
-    def counting(ids: np.ndarray) -> dict[str, torch.Tensor]:
+    def counting(ids: np.ndarray, *more: Any) -> dict[str, torch.Tensor]:
         asked.append(len(ids))
-        return original(ids)
+        return original(ids, *more)
 
     monkeypatch.setattr(data, "get", counting)
     batches = Loader(data, Order(data.shard_sizes, 0), Plan(len(data), 8, 2), threads=2, prefetch=3).iterate()
