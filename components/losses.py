@@ -34,6 +34,11 @@ def l2(prediction: Tensor, target: Tensor, weight: Tensor | None = None, denomin
     return weighted_mean(squared, weight, denominator)
 
 
+def l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error per element."""
+    return (_full(prediction) - _full(target)).abs().mean()
+
+
 def cross_entropy(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
     """-log p of the right class. ``labels_B``: int64 in 0 .. K - 1."""
     return F.cross_entropy(_full(logits_BK), labels_B)

@@ -35,7 +35,7 @@ def augment(batch: dict[str, Tensor], config: AugmentConfig, draws: Draws) -> di
         if maps is not None and config.shift:
             maps = _shift(maps, shift_B2)
         if maps is not None and name in PICTURES:
-            maps = maps.to(torch.float32).div_(255.0)
+            maps = maps.float().div_(255.0)
         out[name] = value if maps is None else maps
     return out
 

@@ -17,13 +17,17 @@ from components.networks.norm import BatchNorm2d
 
 
 @torch.no_grad()
-def deepest_shape(encoder: Encoder, image_size: int) -> tuple[int, int]:
-    """(channels, side) of the encoder's last layer for square images; every architecture has its own arithmetic."""
+def layer_shapes(encoder: Encoder, image_size: int) -> list[tuple[int, int]]:
+    """(channels, side) of every layer for square images, shallow to deep; every architecture has its own arithmetic."""
     was_training = encoder.training
     maps = encoder.eval().encode(torch.zeros(1, INPUT_CHANNELS[encoder.config.input], image_size, image_size))
     encoder.train(was_training)
-    deepest_1CHW = maps[encoder.layers[-1]]
-    return deepest_1CHW.shape[1], deepest_1CHW.shape[2]
+    return [(map_1CHW.shape[1], map_1CHW.shape[2]) for map_1CHW in maps.values()]
+
+
+def deepest_shape(encoder: Encoder, image_size: int) -> tuple[int, int]:
+    """(channels, side) of the encoder's last layer for square images."""
+    return layer_shapes(encoder, image_size)[-1]
 
 
 def fitting_side(encoder: Encoder, side: int) -> int:
