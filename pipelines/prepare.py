@@ -1,8 +1,14 @@
-"""source -> shards: one Ray task per shard, and an index that is written last."""
+"""source -> shards: one Ray task per shard, and an index that is written last.
+
+A place that was named (``--to``) grows: what is new in the source becomes new shards, and an index of its own beside
+the older ones, which stay; ``index.json`` is the newest. See docs/decisions/0010-data-sets-grow-by-generations.md.
+"""
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,30 +17,54 @@ import ray
 
 from components.config import DataConfig
 from components.data.dataset import ShardedDataset
+from components.data.planning import (
+    NOTHING,
+    Known,
+    ShardPlan,
+    count_shards,
+    count_vanished,
+    cut_shards,
+    plan_parts,
+    split_sizes,
+)
+from components.data.records import (
+    FOLDER,
+    Record,
+    all_entries,
+    check_extends,
+    finished,
+    key_of,
+    known_by,
+    name_of,
+    names_of,
+)
 from components.data.shards import (
     INDEX_NAME,
     Index,
-    ShardPlan,
     ShardResult,
     build_index,
     build_shard,
+    index_name,
     parse_index,
-    plan_shards,
-    split_sizes,
+    verify_shard,
 )
 from components.data.sources.base import Source, open_source
 from components.errors import UserError
 from infra.cluster import connect
+from infra.errors import OutsideError
 from infra.storage import Cache, Storage, is_remote
 from pipelines import steps
+from pipelines.foreign import digest_of_tars, index_tars
+from pipelines.parallel import in_parallel
 from pipelines.recorder import Progress
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.workflow import StepResult, StepRun
 
-VERSION = 1
+VERSION = 2  # names the file of the index
 Value = dict[str, Any]
 PREPARED = "shards"  # the source that is none: the shards at data.url are used as they are
+READERS = 16  # records read at a time
 
 
 def prepare(config: DataConfig, session: Session) -> StepResult:
@@ -50,12 +80,13 @@ def plan(config: DataConfig, session: Session) -> list[Planned]:
 def prepare_step(config: DataConfig) -> Step:
     """The step that lays a source into shards.
 
-    Its value: ``url`` of the shards, ``index`` (sha256), ``samples`` by split, ``classes``, what was ``converted`` and
-    ``skipped``. Raises UserError for a source that cannot be read.
+    Its value: ``url`` of the shards, ``index`` (sha256) and ``index_file``, ``samples`` by split, ``classes``, what was
+    ``converted`` and ``skipped``. Raises UserError for a source that cannot be read.
     """
     if config.source == PREPARED:
         return _open_step(config)
-    source = open_source(config)
+    content = _content(config.root)
+    source = _open(config.model_dump_json(), content)
     kept_where = {"url": _absolute(config.url)} if config.url else {}
     return Step(
         name="prepare",
@@ -63,56 +94,71 @@ def prepare_step(config: DataConfig) -> Step:
         version=VERSION,
         config={
             "data": config.model_dump(mode="json", exclude={"root", "url"}),
-            "content": _content(config),
+            "content": content,
             **kept_where,
         },
-        body=lambda run, inputs: _write(source, config, run),
+        body=lambda run, inputs: _write(source, config, content, run),
         params={"data": config.model_dump(mode="json")},
     )
 
 
 def _open_step(config: DataConfig) -> Step:
-    """The step for shards that are there already."""
+    """The step for shards that are there already; where somebody else wrote them, it makes their index."""
     if config.url is None:
         raise UserError("data.source=shards needs the place of the shards: --set data.url=FOLDER or s3://bucket/prefix")
     url = _absolute(config.url)
-    index = read_index_at(url)
-    return Step(
-        name="prepare",
-        label="open shards",
-        version=VERSION,
-        config={"url": url, "index": index.fingerprint()},
-        body=lambda run, inputs: _value(url, index),
-    )
+    index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
+
+    def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
+        return _value(url, index, _index_file(url, index)) if index else _value(url, *index_tars(config, url, run))
+
+    known = {"index": index.fingerprint()} if index else {"tars": digest_of_tars(url), "cut": str(config.validation)}
+    return Step(name="prepare", label="open shards", version=VERSION, config={"url": url, **known}, body=body)
 
 
-def _content(config: DataConfig) -> str:
-    """What lies under ``data.root`` now: a digest of the names, sizes and times of its files."""
-    if config.root is None:
+@lru_cache(maxsize=16)
+def _content(root: str | None) -> str:
+    """What lies under ``data.root``: a digest of the names, sizes and times of its files, taken once per process."""
+    if root is None:
         return ""
-    root = Path(config.root)
+    top = Path(root)
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+    for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
         if path.is_file():
             stat = path.stat()
-            digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+            digest.update(f"{path.relative_to(top)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def _write(source: Source, config: DataConfig, run: StepRun) -> Value:
+def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Value:
     session = run.workflow.session
     url = _absolute(config.url or str(session.folder("data") / f"{config.source}-{run.fingerprint[:12]}"))
-    Storage(url).check_writable()
-    plans = plan_shards(source, config)
+    storage = Storage(url)
+    storage.check_writable()
+    there = storage.list(FOLDER)  # of shards in the index, and some of a preparation that was cut off, perhaps
+    held = _held(storage, there)
+    if held.index:
+        check_extends(held.index, source, config, url)
+        if gone := count_vanished(source, held.known):
+            run.workflow.say(f"{gone} images of {url} are no longer in the source; they stay in its shards")
+    parts = plan_parts(source, config, held.known)
+    total = count_shards(parts, config)
     cores = int(connect(session.address)["CPU"])
+    work = (
+        (config.model_dump(), content, plan.model_dump(), url, name_of(plan) in there)
+        for plan in cut_shards(parts, source, config, held.known)
+    )
     results: list[ShardResult] = []
-    for result in _parallel(_build, [(config.model_dump(), plan.model_dump(), url) for plan in plans], 2 * cores):
+    for result in in_parallel(_build, work, 2 * cores):
         results.append(ShardResult.model_validate(result))
-        run.progress(Progress(len(results), len(plans), "shards"))
-    index = build_index(source, config, results)
-    Storage(url).write_bytes(INDEX_NAME, index.to_bytes())
-    run.verify(lambda: _complete(url, index))
-    run.output(f"{url}/{INDEX_NAME}")
+        run.progress(Progress(len(results), total, "shards"))
+    index = build_index(source, config, results, held.index)
+    for name in there.keys() - held.records - {name_of(result) for result in results}:
+        _delete(storage, name)
+    for name in (index_name(index), INDEX_NAME):  # the first of them stays when the data set grows
+        storage.write_bytes(name, index.to_bytes())
+    run.verify(lambda: _complete(storage, index))
+    run.output(storage.join(index_name(index)))
     run.log_metrics(
         {f"samples/{split}": index.samples(split) for split in index.splits} | {"skipped": len(index.skipped)}
     )
@@ -122,50 +168,90 @@ def _write(source: Source, config: DataConfig, run: StepRun) -> Value:
         run.workflow.say(
             f"{len(index.skipped)} broken images were skipped: {named}; all are named in {url}/{INDEX_NAME}"
         )
-    return _value(url, index)
+    return _value(url, index, storage.join(index_name(index)))
 
 
-def _parallel(task: Any, arguments: Sequence[tuple[Any, ...]], flying: int) -> Iterator[Any]:
-    """Results of a Ray task for every tuple of arguments, as they come, with at most ``flying`` under way."""
-    waiting = list(reversed(arguments))
-    running: list[Any] = []
-    while waiting or running:
-        while waiting and len(running) < flying:
-            running.append(task.remote(*waiting.pop()))
-        done, running = ray.wait(running)
-        yield from ray.get(done)
+@dataclass(frozen=True)
+class Held:
+    """The data set that a place holds already; no index: none."""
+
+    index: Index | None = None
+    known: Known = NOTHING
+    records: frozenset[str] = frozenset()  # names of those that belong to it
+
+
+def _held(storage: Storage, there: Iterable[str]) -> Held:
+    """``there``: the records at the place. Raises UserError where some are missing."""
+    if not storage.exists(INDEX_NAME):
+        return Held()
+    index = read_index_at(storage.url)
+    with ThreadPoolExecutor(READERS) as pool:
+        records = finished(pool.map(lambda name: _record(storage, name), there), index)
+    return Held(index, known_by(records, index), frozenset(record.name for record in records))
+
+
+def _record(storage: Storage, name: str) -> Record:
+    return Record.model_validate_json(storage.read_bytes(name))
+
+
+def _delete(storage: Storage, name: str) -> None:
+    """A shard that was written by a preparation that was cut off, and is none any more; and its record."""
+    entry = _record(storage, name).result.entry
+    for file in ([entry.name] if entry else []) + [name]:
+        storage.delete(file)
 
 
 @lru_cache(maxsize=4)
-def _open(config: str) -> Source:
+def _open(config: str, content: str) -> Source:
+    """The source, listed once per process; ``content`` tells apart what lay there at other times."""
     return open_source(DataConfig.model_validate_json(config))
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _build(config: dict[str, Any], plan: dict[str, Any], url: str) -> dict[str, Any]:
-    """Write one shard, to its place or by way of a temporary folder to a bucket."""
-    data = DataConfig.model_validate(config)
-    source = _open(data.model_dump_json())
-    if not is_remote(url):
-        return build_shard(source, data, ShardPlan.model_validate(plan), Path(url)).model_dump()
-    with tempfile.TemporaryDirectory() as folder:
-        result = build_shard(source, data, ShardPlan.model_validate(plan), Path(folder))
-        if result.entry:
-            Storage(url).upload(Path(folder) / result.entry.name, result.entry.name)
+def _build(config: Value, content: str, plan_values: Value, url: str, recorded: bool) -> Value:
+    """Write one shard and its record, to a folder or by way of a temporary one to a bucket; or find it finished."""
+    data, plan, storage = DataConfig.model_validate(config), ShardPlan.model_validate(plan_values), Storage(url)
+    source = _open(data.model_dump_json(), content)
+    names = names_of(source, plan)
+    key = key_of(data, content, plan, names)
+    if recorded and (result := _finished(storage, plan, key)):
+        return result.model_dump()
+    try:
+        if is_remote(url):
+            with tempfile.TemporaryDirectory() as folder:
+                result = build_shard(source, data, plan, Path(folder))
+                if result.entry:
+                    storage.upload(Path(folder) / result.entry.name, result.entry.name)
+        else:
+            result = build_shard(source, data, plan, storage.folder)
+    except OSError as error:
+        raise OutsideError(
+            f"cannot write {plan.name} to {url} ({error.strerror or error}): make room; then the same command goes on"
+        ) from None
+    record = Record(key=key, raw_split=plan.raw_split, names=names, result=result)
+    storage.write_bytes(record.name, record.model_dump_json().encode())
     return result.model_dump()
 
 
-def _complete(url: str, index: Index) -> bool:
-    """Whether every shard of the index lies at ``url`` in its full size."""
-    found = Storage(url).list()
-    entries = [entry for shards in index.splits.values() for entry in shards]
-    return all(found.get(entry.name) == entry.bytes for entry in entries)
+def _finished(storage: Storage, plan: ShardPlan, key: str) -> ShardResult | None:
+    """What a preparation that was cut off left of this plan, if it had finished it."""
+    record = _record(storage, name_of(plan))
+    entry = record.result.entry
+    whole = record.key == key and (entry is None or storage.size(entry.name) == entry.bytes)
+    return record.result if whole else None
 
 
-def _value(url: str, index: Index) -> Value:
+def _complete(storage: Storage, index: Index) -> bool:
+    """Whether every shard of the index lies at its place in its full size."""
+    found = storage.list()
+    return all(found.get(entry.name) == entry.bytes for entry in all_entries(index))
+
+
+def _value(url: str, index: Index, index_file: str) -> Value:
     return {
         "url": url,
         "index": index.fingerprint(),
+        "index_file": index_file,
         "samples": {split: index.samples(split) for split in index.splits},
         "classes": len(index.classes),
         "skipped": [skip.model_dump() for skip in index.skipped[:20]],
@@ -175,33 +261,57 @@ def _value(url: str, index: Index) -> Value:
 
 
 def expected_samples(config: DataConfig) -> dict[str, int]:
-    """Samples per split, as far as can be known before an image is looked at: broken ones are still among them."""
+    """Samples per split, as far as can be known before an image is looked at: broken ones are still among them. Empty
+    for shards that somebody else wrote, until they have an index."""
     if config.source == PREPARED:
-        index = read_index_at(_absolute(config.url or ""))
-        return {split: index.samples(split) for split in index.splits}
-    return split_sizes(_open(config.model_dump_json()), config)
+        url = _absolute(config.url or "")
+        index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
+        return {split: index.samples(split) for split in index.splits} if index else {}
+    return split_sizes(_open(config.model_dump_json(), _content(config.root)), config)
 
 
 def _absolute(url: str) -> str:
     return url if is_remote(url) else str(Path(url).absolute())
 
 
-def read_index_at(url: str) -> Index:
+def _index_file(url: str, index: Index) -> str:
+    """The index under the name that it keeps when the data set grows; ``index.json`` where it has no other."""
+    storage = Storage(url)
+    return storage.join(index_name(index) if storage.exists(index_name(index)) else INDEX_NAME)
+
+
+def read_index_at(url: str, name: str = INDEX_NAME) -> Index:
     """The index of the data set at a folder or ``s3://`` place."""
-    return parse_index(Storage(url).read_bytes(INDEX_NAME), url)
+    return parse_index(Storage(url).read_bytes(name), f"{url}/{name}")
 
 
-def open_split(data: dict[str, Any], split: str, fields: Sequence[str]) -> ShardedDataset:
-    """A split of a prepared data set. ``data``: ``url``, ``size`` in pixels, the ``cache`` folder for remote shards."""
-    url: str = data["url"]
-    index = read_index_at(url)
-    return ShardedDataset(index, split, fetcher(url, index, Path(data["cache"])), data["size"], fields)
+def open_split(data: Value, split: str, fields: Sequence[str]) -> ShardedDataset:
+    """A split of a prepared data set. ``data``: ``url``, ``index_file`` (else the newest), ``size`` in pixels, the
+    ``cache`` folder for remote shards."""
+    index = open_index(data)
+    return ShardedDataset(index, split, fetcher(data["url"], index, Path(data["cache"])), data["size"], fields)
+
+
+def open_index(data: Value) -> Index:
+    """The index of a prepared data set; ``data`` as for `open_split`."""
+    place, _, name = data.get("index_file", f"{data['url']}/{INDEX_NAME}").rpartition("/")
+    return read_index_at(place, name)
 
 
 def fetcher(url: str, index: Index, cache: Path) -> Callable[[str], Path]:
-    """Shard name -> local file: as it lies in a folder, or downloaded once and checked against the index."""
-    if not is_remote(url):
-        return lambda name: Path(url) / name
-    digests = {entry.name: entry.sha256 for shards in index.splits.values() for entry in shards}
-    copies = Cache(url, cache)
-    return lambda name: copies.fetch(name, digests[name])
+    """Shard name -> local file, compared with its sha256 in the index: as it lies in a folder (once per process), or
+    downloaded once per machine."""
+    entries = {entry.name: entry for entry in all_entries(index)}
+    if is_remote(url):
+        copies = Cache(url, cache)
+        return lambda name: copies.fetch(name, entries[name].sha256)
+    checked: set[str] = set()
+
+    def check(name: str) -> Path:
+        path = Path(url) / name
+        if name not in checked:
+            verify_shard(path, entries[name])
+            checked.add(name)
+        return path
+
+    return check

@@ -47,6 +47,10 @@ class Shard:
         """Every extension that occurs."""
         return tuple(self._places)
 
+    def count(self, extension: str) -> int:
+        """How many samples have it."""
+        return int((self._places[extension][0] >= 0).sum())
+
     def member(self, sample: int, extensions: str) -> memoryview | None:
         """The bytes of a sample's first member among ``extensions`` (separated by ``;``), or None; not a copy."""
         for extension in extensions.split(";"):
@@ -116,7 +120,7 @@ class Shard:
                 raise self._refuse(raw, "belongs to a key that occurred before; keys must be unique")
             seen.add(key)
             self.keys.append(key)
-        members = found.setdefault(extension, {})
+        members = found.setdefault(extension.lower(), {})
         if len(self.keys) - 1 in members:
             raise self._refuse(raw, "occurs twice")
         members[len(self.keys) - 1] = offset, size

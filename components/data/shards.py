@@ -1,11 +1,12 @@
-"""Shards: WebDataset tars plus one ``index.json``, planned as a list, written one by one, in any process.
+"""Shards: WebDataset tars plus one ``index.json``, planned one after the other, written one by one, in any process.
 
-    plans = plan_shards(source, config)
+    plans = plan_shards(source, config)                                         # components.data.planning
     results = [build_shard(source, config, plan, folder) for plan in plans]     # anywhere, in any order
     index = build_index(source, config, results)                                # stops here if too many are broken
     write_index(index, folder)
 
 The same source and configuration give the same bytes. Nothing appears under its final name before it is complete.
+A data set grows by generations: what is new in the source becomes new shards (see components.data.planning).
 """
 
 import hashlib
@@ -15,15 +16,16 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
-import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from components.config import Config, DataConfig
-from components.data.scramble import make_key, permute
-from components.data.sources.base import DOMAINS, SPLITS, Broken, Sample, Source
+from components.data.planning import ShardPlan
+from components.data.refit import refit
+from components.data.sources.base import SPLITS, Broken, Sample, Source
 from components.errors import UserError
 
 INDEX_NAME = "index.json"
@@ -39,6 +41,7 @@ class ShardEntry(Config):
     samples: int = Field(ge=1)
     bytes: int = Field(ge=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    generation: int = Field(0, ge=0, description="how often the data set had grown when this shard was written")
 
 
 class Skipped(Config):
@@ -80,101 +83,66 @@ class Index(Config):
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-class ShardPlan(Config):
-    """One shard to be written: places [start, stop) of a split (see `raw_indices`)."""
-
-    split: str
-    number: int
-    start: int
-    stop: int
-
-    @property
-    def name(self) -> str:
-        """File name of the shard."""
-        return f"{self.split}-{self.number:06d}.tar"
+def index_name(index: Index) -> str:
+    """The file name under which an index stays when the data set grows."""
+    return f"index-{index.fingerprint()[:16]}.json"
 
 
 class ShardResult(Config):
     """What became of a plan."""
 
-    plan: ShardPlan
+    split: str
+    number: int
+    generation: int = 0
+    planned: int = Field(description="raw samples")
     entry: ShardEntry | None = Field(description="None: every sample was broken, and there is no file")
     converted: dict[str, int] = Field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
 
 
-def split_sizes(source: Source, config: DataConfig) -> dict[str, int]:
-    """Samples per prepared split: a validation split is cut from train where the source has none; ``samples`` limits
-    what is left of train, in each domain. Raises UserError when a cut leaves nothing."""
-    sizes = {split: source.splits.get(split, 0) for split in SPLITS}
-    if not sizes["train"]:
-        raise UserError(f"source {config.source!r} has no training images under {config.root}: put images there")
-    for train, val in ((f"{domain}train", f"{domain}val") for domain in DOMAINS):
-        if sizes[train] and not sizes[val]:
-            sizes[val] = round(sizes[train] * config.validation)
-            sizes[train] -= sizes[val]
-            if not sizes[val] or not sizes[train]:
-                raise UserError(
-                    f"{sizes[train] + sizes[val]} images cannot be cut into training and validation "
-                    f"with data.validation={config.validation:g}: add images or use --set data.validation=0.5"
-                )
-        if config.samples is not None:
-            sizes[train] = min(sizes[train], config.samples)
-    return {split: size for split, size in sizes.items() if size}
-
-
-def raw_indices(source: Source, config: DataConfig, plan: ShardPlan) -> tuple[str, list[int]]:
-    """(raw split, raw sample numbers) of a plan.
-
-    Splits are shuffled once, by the seed, so that a folder sorted by class becomes well mixed shards; a cut validation
-    split is the first part of the shuffled training split.
-    """
-    train, val = next((f"{d}train", f"{d}val") for d in reversed(DOMAINS) if plan.split.startswith(d))
-    cut = not source.splits.get(val)
-    raw_split = train if cut and plan.split == val else plan.split
-    total = source.splits[raw_split]
-    offset = round(total * config.validation) if cut and plan.split == train else 0
-    places = np.arange(plan.start, plan.stop, dtype=np.int64) + offset
-    return raw_split, permute(places, total, make_key(config.seed, "split", raw_split)).tolist()
-
-
-def plan_shards(source: Source, config: DataConfig) -> list[ShardPlan]:
-    """The shards of a data set; each can be built alone. Raises UserError as `split_sizes` does."""
-    return [
-        ShardPlan(split=split, number=number, start=start, stop=min(start + config.shard_samples, size))
-        for split, size in split_sizes(source, config).items()
-        for number, start in enumerate(range(0, size, config.shard_samples))
-    ]
-
-
 def build_shard(source: Source, config: DataConfig, plan: ShardPlan, folder: Path) -> ShardResult:
     """Write the shard of one plan into ``folder``; broken samples are left out and reported."""
-    raw_split, indices = raw_indices(source, config, plan)
     skipped: list[Skipped] = []
     converted: Counter[str] = Counter()
+    # Sources number their samples, and where images were added, numbers are used again.
+    prefix = f"g{plan.generation}-" if plan.generation else ""
 
     def good() -> Iterator[Sample]:
-        for sample in source.read_many(raw_split, indices):
-            if isinstance(sample, Broken):
-                skipped.append(Skipped(split=plan.split, name=sample.name, reason=sample.reason))
+        for raw in source.read_many(plan.raw_split, plan.indices):
+            if isinstance(raw, Broken):
+                skipped.append(Skipped(split=plan.split, name=raw.name, reason=raw.reason))
                 continue
+            sample = refit(raw, source.fields, config)
             converted.update(sample.changes)
-            yield sample
+            yield replace(sample, key=prefix + sample.key)
 
     entry = write_shard(good(), folder / plan.name)
-    return ShardResult(plan=plan, entry=entry, converted=dict(converted), skipped=tuple(skipped))
+    return ShardResult(
+        split=plan.split,
+        number=plan.number,
+        generation=plan.generation,
+        planned=len(plan.indices),
+        entry=entry and entry.model_copy(update={"generation": plan.generation}),
+        converted=dict(converted),
+        skipped=tuple(skipped),
+    )
 
 
-def build_index(source: Source, config: DataConfig, results: Iterable[ShardResult]) -> Index:
-    """Merge the results of all plans, in any order.
+def build_index(
+    source: Source, config: DataConfig, results: Iterable[ShardResult], before: Index | None = None
+) -> Index:
+    """Merge the results of all plans, in any order, with the index of the generations ``before``.
 
     Raises UserError when more than ``config.max_skipped`` of the samples were broken, naming the first ones, or when a
     split has none left.
     """
-    results = sorted(results, key=lambda r: (SPLITS.index(r.plan.split), r.plan.number))
+    results = sorted(results, key=lambda r: (SPLITS.index(r.split), r.number))
+    if before and not results:
+        return before
     check_skipped(results, config.max_skipped)
-    splits = {s: tuple(r.entry for r in results if r.plan.split == s and r.entry) for s in SPLITS}
-    converted: Counter[str] = Counter()
+    old = before.splits if before else {}
+    splits = {s: (*old.get(s, ()), *(r.entry for r in results if r.split == s and r.entry)) for s in SPLITS}
+    converted = Counter(before.converted if before else {})
     for result in results:
         converted.update(result.converted)
     index = Index(
@@ -183,9 +151,9 @@ def build_index(source: Source, config: DataConfig, results: Iterable[ShardResul
         classes=source.classes,
         splits={split: entries for split, entries in splits.items() if entries},
         converted=dict(sorted(converted.items())),
-        skipped=tuple(skip for result in results for skip in result.skipped),
+        skipped=((before.skipped if before else ()) + tuple(skip for result in results for skip in result.skipped)),
     )
-    for split in {result.plan.split for result in results}:
+    for split in {result.split for result in results}:
         if not index.samples(split):
             raise UserError(f"every image of the {split} split is broken: {_name(index.skipped)}")
     return index
@@ -195,7 +163,7 @@ def check_skipped(results: Iterable[ShardResult], limit: float) -> None:
     """Raise UserError when more than the share ``limit`` of all samples was broken; names the first ones."""
     results = list(results)
     skipped = [skip for result in results for skip in result.skipped]
-    total = sum(result.plan.stop - result.plan.start for result in results)
+    total = sum(result.planned for result in results)
     if len(skipped) > limit * total:
         raise UserError(
             f"{len(skipped)} of {total} images are broken, more than data.max_skipped={limit:g} allows: "

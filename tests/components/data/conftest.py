@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from components.config import DataConfig
-from components.data.shards import Index, build_index, build_shard, plan_shards, write_index
+from components.data.planning import plan_shards
+from components.data.shards import Index, build_index, build_shard, write_index
 from components.data.sources.base import open_source
 
 Prepare = Callable[[DataConfig, Path], Index]

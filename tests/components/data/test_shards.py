@@ -16,14 +16,13 @@ from PIL import Image
 
 from components.config import DataConfig
 from components.data.images import encode_png
+from components.data.planning import plan_shards
 from components.data.reader import Shard
 from components.data.shards import (
     Index,
     build_index,
     build_shard,
     parse_index,
-    plan_shards,
-    raw_indices,
     read_index,
     verify_shard,
     write_shard,
@@ -66,18 +65,15 @@ def test_the_index_lists_what_is_there(scenes: tuple[Path, Index]) -> None:
 def test_splits_are_disjoint_and_complete() -> None:
     config = DataConfig(source="shapes", validation=0.1, shard_samples=300, seed=3)
     source = open_source(config)
-    plans = plan_shards(source, config)
-    raw = {
-        split: [i for p in plans if p.split == split for i in raw_indices(source, config, p)[1]]
-        for split in source.splits
-    }
-    held = [i for p in plans if p.split == "val" for i in raw_indices(source, config, p)[1]]
+    plans = list(plan_shards(source, config))
+    raw = {split: [i for p in plans if p.split == split for i in p.indices] for split in source.splits}
+    held = [i for p in plans if p.split == "val" for i in p.indices]
     assert sorted(raw["train"] + held) == list(range(10_000))
     assert len(held) == 1000
     assert sorted(raw["test"]) == list(range(1000))
     assert raw["train"] != sorted(raw["train"])
     limited = DataConfig(source="shapes", validation=0.1, shard_samples=300, seed=3, samples=500)
-    again = [i for p in plan_shards(source, limited) for i in raw_indices(source, limited, p)[1] if p.split == "train"]
+    again = [i for p in plan_shards(source, limited) for i in p.indices if p.split == "train"]
     assert again == raw["train"][:500], (
         "a smaller data set is the beginning of the larger one, with the same validation"
     )
@@ -188,7 +184,7 @@ def test_a_split_without_a_readable_image_stops_the_job(tmp_path: Path) -> None:
 def test_too_few_images_to_cut_a_validation_split(tmp_path: Path) -> None:
     config = folder_of_images(tmp_path / "raw", 2, 0).model_copy(update={"validation": 0.1})
     with pytest.raises(UserError) as caught:
-        plan_shards(open_source(config), config)
+        list(plan_shards(open_source(config), config))
     assert line(caught) == (
         "2 images cannot be cut into training and validation with data.validation=0.1: "
         "add images or use --set data.validation=0.5"

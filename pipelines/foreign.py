@@ -1,0 +1,70 @@
+"""Tars that somebody else wrote: looked into in parallel, once, and listed in an index like that of our own."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from components.config import DataConfig
+from components.data.foreign import NAME, TarFacts, index_of, look_into
+from components.data.shards import INDEX_NAME, Index, index_name
+from components.errors import UserError
+from infra.cluster import connect
+from infra.errors import OutsideError
+from infra.storage import Cache, Storage
+from pipelines.parallel import in_parallel
+from pipelines.recorder import Progress
+from pipelines.workflow import StepRun
+
+
+def digest_of_tars(url: str) -> str:
+    """The names and sizes of the tars at a place, in one text. Raises UserError when there are none."""
+    return hashlib.sha256(repr(_tars(url)).encode()).hexdigest()
+
+
+def _tars(url: str) -> dict[str, int]:
+    storage = Storage(url)
+    storage.check_readable()
+    found = {name: size for name, size in storage.list().items() if NAME.fullmatch(name)}
+    if not found:
+        raise UserError(f"no data set in {url}: there is neither an {INDEX_NAME} nor a tar; correct the place")
+    return found
+
+
+def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
+    """The index of the tars at ``url``, and its file: beside them, or in the home where they cannot be written to."""
+    session, tars = run.workflow.session, _tars(url)
+    cores = int(connect(session.address)["CPU"])
+    facts: list[TarFacts] = []
+    work = ((url, name, str(session.folder("cache"))) for name in tars)
+    for fact in in_parallel(_look, work, 2 * cores):
+        facts.append(TarFacts.model_validate(fact))
+        run.progress(Progress(len(facts), len(tars), "tars"))
+    index = index_of(facts, config, url)
+    file = _keep(index, Storage(url), Storage(str(session.folder("data"))))
+    run.output(file)
+    run.workflow.say(f"{len(tars)} tars of others: the fields are {_shown(index)}; the index is {file}")
+    return index, file
+
+
+def _keep(index: Index, place: Storage, home: Storage) -> str:
+    """Write the index; where it went."""
+    name = index_name(index)
+    for storage in (place, home):
+        try:
+            storage.write_bytes(name, index.to_bytes())
+            return storage.join(name)
+        except OutsideError:
+            if storage is home:
+                raise
+    raise AssertionError("unreachable: the home is written or raises")
+
+
+def _shown(index: Index) -> str:
+    return ", ".join(f"{field} ({extensions})" for field, extensions in index.fields.items())
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _look(url: str, name: str, cache: str) -> dict[str, Any]:
+    return look_into(Cache(url, Path(cache)).fetch(name), name).model_dump()
