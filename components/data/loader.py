@@ -9,7 +9,7 @@ Legend of shape suffixes: B samples of the slice.
 import time
 import weakref
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -26,7 +26,7 @@ from components.draws import Draws
 
 Batch = dict[str, Tensor]
 Slice = tuple[Int64, Int64]  # positions and ids of a rank's part of a batch
-Slices = dict[str, Slice]  # of the stream "image" and, where there is one, "other"
+Slices = dict[str, Slice]  # of the stream "image" and of the others, by name
 
 FETCHERS = 4  # shards on their way at a time
 
@@ -93,17 +93,17 @@ class Loader:
         world: int = 1,
         threads: int = 2,
         prefetch: int = 4,
-        other: tuple[ShardedDataset, Order] | None = None,
+        others: Mapping[str, tuple[ShardedDataset, Order]] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """``threads`` decode at a time, one batch each; at most ``prefetch`` batches are in memory ahead. ``other``: a
-        second data set and its order, read at the same positions; its image joins each batch as ``other``. Batches
-        are copied to ``device`` beside what the consumer does there."""
+        """``threads`` decode at a time, one batch each; at most ``prefetch`` batches are in memory ahead. ``others``:
+        further data sets and their orders, read at the same positions; the image of each joins the batch under its
+        name. Batches are copied to ``device`` beside what the consumer does there."""
         self.plan, self.threads, self.prefetch = plan, threads, max(prefetch, threads)
         self.waited = 0.0
         self._device = torch.device(device)
         self._cuda = self._device.type == "cuda"
-        sources = {"image": (dataset, order)} | ({"other": other} if other else {})
+        sources = {"image": (dataset, order), **(others or {})}
         self._streams = {name: Stream(*source, name, rank, world, self._cuda) for name, source in sources.items()}
         self._ahead = self.prefetch + max(order.ahead for _, order in sources.values()) // plan.batch
 
@@ -144,8 +144,8 @@ class Loader:
     def _load(self, step: int, fetched: Future[Slices]) -> Loaded:
         found = fetched.result()
         batch = self._streams["image"].read(found["image"])
-        if "other" in found:
-            batch["other"] = self._streams["other"].read(found["other"])["image"]
+        for name in found.keys() - {"image"}:
+            batch[name] = self._streams[name].read(found[name])["image"]
         positions, ids = found["image"]
         return Loaded(step, *self.plan.span(step), torch.from_numpy(positions), ids, self._to_device(batch))
 
