@@ -47,8 +47,8 @@ def option_facts(options: type[Config]) -> dict[str, dict[str, Any]]:
 def _type_text(field: FieldInfo) -> str:
     """The type as a recipe's author sees it: ``float | null``, ``classes | regression``."""
     choices = get_args(field.annotation)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        return " | ".join(choices)
+    if choices and all(isinstance(choice, str | int) for choice in choices):
+        return " | ".join(map(str, choices))
     if choices or field.annotation is None:
         return str(field.annotation).replace("None", "null")
     return field.annotation.__name__

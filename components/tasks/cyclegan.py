@@ -61,7 +61,7 @@ class CycleGAN(Task):
             "image", description="of which domain's generator the way in is the encoder"
         )
         pool: int = Field(50, ge=0, description="generated pictures that are kept for each discriminator; 0: none")
-        patch: Patch = Field(70, description="side in pixels of what is judged: 1, 16, 34, 70, 142, 286")
+        patch: Patch = Field(70, description="side in pixels of what a discriminator judges")
         form: losses.Form = Field("least_squares", description=losses.FORM)
 
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:

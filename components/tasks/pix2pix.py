@@ -66,7 +66,7 @@ class Pix2pix(Task):
         direction: Literal["forward", "backward"] = Field("forward", description="backward swaps input and output")
         skips: bool = Field(True, description="whether the decoder sees all layers of the encoder or the last alone")
         dropout: float = Field(0.5, ge=0, lt=1, description="share dropped behind the first three steps up; the noise")
-        patch: Patch = Field(70, description="side in pixels of what the discriminator judges: 1, 16, 34, 70, 142, 286")
+        patch: Patch = Field(70, description="side in pixels of what the discriminator judges")
         form: losses.Form = Field("non_saturating", description=losses.FORM)
 
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
