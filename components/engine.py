@@ -12,7 +12,7 @@ Legend of shape suffixes: B samples of the slice at hand.
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -53,6 +53,14 @@ def learning_rate_factor(config: TrainingConfig, step: int, steps: int) -> float
     return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
 
 
+def weights_at(weights: dict[str, float], changes: Mapping[int, dict[str, float]], step: int) -> dict[str, float]:
+    """The weights that count at ``step``: the first ones, and over them all changes up to there."""
+    for change in sorted(changes):
+        if change <= step:
+            weights = weights | changes[change]
+    return weights
+
+
 @dataclass
 class Micro:
     """One micro-batch of this rank: its inputs, its share of the global batch, and what `forward` gave for it."""
@@ -74,10 +82,15 @@ class Engine:
         steps: int,
         device: torch.device | str = "cpu",
         world: World | None = None,
+        changes: Mapping[int, dict[str, float]] | None = None,
     ) -> None:
-        """``weights``: the effective weight of every term; ``steps``: length of the whole run, for the schedules."""
+        """``weights``: the effective weight of every term; ``steps``: length of the whole run, for the schedules.
+
+        ``changes``: {step: weights that count from there on}, each laid over those before.
+        """
         self.device, self.world = torch.device(device), world or World.current()
         self.training, self.weights, self.steps, self.step = training, weights, steps, 0
+        self._first_weights, self._changes = weights, changes or {}
         memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
         # torch's types do not know the argument.
         self.task: Task = task.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -123,6 +136,7 @@ class Engine:
         ``measure`` adds the gradient norm of every term.
         """
         self._set_learning_rates()
+        self.weights = weights_at(self._first_weights, self._changes, self.step)
         micros = self._micro_batches(batch, positions_B, total)
         metrics: Tensors = {}
         acting = {n: player for n, player in self.task.players.items() if (self.step + 1) % player.every == 0}
@@ -272,9 +286,14 @@ class Engine:
         for mean, now in zip(self.average.buffers(), self.task.buffers(), strict=True):
             mean.copy_(now)
 
+    @property
+    def averaged(self) -> Task:
+        """The task to show and to save: with averaged weights where there is an average."""
+        return self.average if self.average is not None else self.task
+
     def encoder(self) -> Encoder:
-        """The encoder to score and to save: averaged weights where there is an average."""
-        return (self.average if self.average is not None else self.task).encoder()
+        """The encoder to score and to save, of `averaged`."""
+        return self.averaged.encoder()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a checkpoint holds; schedules and random numbers are functions of the step and the seed."""
@@ -385,7 +404,7 @@ class Watch:
 def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hooks, waited: Callable[[], float]) -> None:
     """Train from ``engine.step`` to the end of ``batches`` (which must start at that step).
 
-    ``waited``: seconds that the loader has kept the engine waiting so far. Raises Diverged.
+    ``waited``: seconds that the loader has kept the engine waiting so far. Raises Diverged, and what hooks raise.
     """
     meter, watch = Meter(), Watch()
     images, since, idle = 0, time.perf_counter(), waited()
@@ -394,8 +413,8 @@ def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hook
         meter.add(engine.train_step(loaded.batch, loaded.positions, loaded.stop - loaded.start, measure))
         images += loaded.stop - loaded.start
         step, last = engine.step, engine.step == engine.steps
-        save = step % every.checkpoint == 0 or last
-        if step % every.log == 0 or save:  # a checkpoint is only written after its losses were seen to be finite
+        save, probe = (step % often == 0 or last for often in (every.checkpoint, every.probe))
+        if step % every.log == 0 or save or probe:  # what is saved or probed comes of losses that were finite
             values, now = meter.flush(engine.world), time.perf_counter()
             values |= {
                 "images_per_second": images / (now - since),
@@ -408,7 +427,7 @@ def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hook
         aside = time.perf_counter()
         if step % every.samples == 0 or last:
             hooks.samples(step, engine)
-        if step % every.probe == 0 or last:
+        if probe:
             hooks.probe(step, engine)
         if save:
             hooks.checkpoint(step, engine)

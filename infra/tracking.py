@@ -339,6 +339,25 @@ class Tracker:
         with tempfile.TemporaryDirectory() as folder:
             return self.download_artifacts(run_id, file, Path(folder)).read_text()
 
+    @_readable
+    def fetch_files(self, run_id: str, names: Sequence[str], cache: Path) -> Path:
+        """A local folder with these artifact files of a run, downloaded once; OutsideError where one is not there."""
+        target = cache / "runs" / run_id
+        if all((target / name).is_file() for name in names):
+            return target
+        found = {file.path for file in self.client.list_artifacts(run_id)}
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise OutsideError(f"run {run_id} at {shown(self.uri)} has no {missing[0]}: a finished pretraining has one")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            files = Path(folder) / "files"
+            files.mkdir()
+            for name in names:
+                self.client.download_artifacts(run_id, name, str(files))
+            _move_into_place(files, target)
+        return target
+
     # Encoders
 
     @_readable

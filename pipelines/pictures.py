@@ -1,4 +1,6 @@
-"""Pictures that a person looks at over the course of a training."""
+"""Pictures that a person looks at: samples over the course of a training, or many at once."""
+
+import math
 
 import numpy as np
 import torch
@@ -25,6 +27,20 @@ def strip(rows: dict[str, Tensor]) -> np.ndarray:
         for i, pixels in enumerate(_pixels(images)):
             tile = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
             canvas.paste(tile, (GAP + i * (side + GAP), top + TITLE))
+    return np.asarray(canvas)
+
+
+def grid(images: Tensor, columns: int | None = None) -> np.ndarray:
+    """(N, 3, H, W) uint8 -> one (height, width, 3) uint8 picture, filled row by row.
+
+    ``columns``: None makes it as square as can be. Tiny images are enlarged.
+    """
+    across = columns or math.ceil(len(images) ** 0.5)
+    down, side = math.ceil(len(images) / across), max(TILE, *images.shape[2:])
+    canvas = Image.new("RGB", (GAP + across * (side + GAP), GAP + down * (side + GAP)), "white")
+    for k, pixels in enumerate(images.permute(0, 2, 3, 1).contiguous().numpy()):
+        tile = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+        canvas.paste(tile, (GAP + k % across * (side + GAP), GAP + k // across * (side + GAP)))
     return np.asarray(canvas)
 
 

@@ -122,8 +122,13 @@ def show_step(done: str, result: Result, as_json: bool = False) -> None:
     """What a finished step left behind; ``done`` is what it did, such as "pretrained"."""
     show_facts(result.value, f"{done}{' before, reused' if result.reused else ''}: run {result.run_id}")
     if as_json:
-        facts = {"run_id": result.run_id, "fingerprint": result.fingerprint, "reused": result.reused}
-        last_line(facts | {"value": result.value})
+        last_line(step_facts(result))
+
+
+def step_facts(result: Result) -> dict[str, Any]:
+    """A finished step for machines."""
+    facts = {"run_id": result.run_id, "fingerprint": result.fingerprint, "reused": result.reused}
+    return facts | {"value": result.value}
 
 
 class Watch:

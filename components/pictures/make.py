@@ -29,10 +29,15 @@ def make_pictures(task: Task, batch: Batch, positions_B: Tensor, seed: int, devi
         torch.manual_seed(seed + int(positions_B[0]))
         rows = task.samples(inputs)
     if "prediction" not in rows:
-        raise UserError(f"task {task.name!r} makes no pictures: use the run of a task that does, such as colorization")
+        raise no_pictures(task.name)
     return {title: as_bytes(picture_BCHW) for title, picture_BCHW in rows.items()}
 
 
 def as_bytes(picture_BCHW: Tensor) -> Tensor:
     """[0, 1], clipped, to the 8-bit picture that a file holds: uint8 of the same shape."""
     return (picture_BCHW.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def no_pictures(task: str) -> UserError:
+    """The error for a task that makes none."""
+    return UserError(f"task {task!r} makes no pictures: give the run of a task that does, such as colorization")

@@ -58,7 +58,7 @@ class PictureScore(Config):
     protocol: dict[str, Any]
 
 
-def measure(
+def measure_pictures(
     task: Task, data: Dataset, config: MeasureConfig, extractor: Extractor | None, device: torch.device
 ) -> PictureScore:
     """Make a picture of every sample and measure it; where the task shows its input, that is measured beside it.
@@ -96,7 +96,7 @@ def measure(
         split=config.split,
         n=len(ids),
         values={title: values[title] for title in MEASURED if title in values},
-        warnings=_warnings(joined, by_sample),
+        warnings=_warnings(extractor, joined, by_sample),
         worst=_worst(ids, by_sample),
         protocol=_protocol(task, config, extractor, joined),
     )
@@ -138,14 +138,18 @@ def _distances(real_ND: Tensor, made_ND: Tensor) -> dict[str, float]:
     }
 
 
-def _warnings(features: Tensors, similar: dict[str, Tensors]) -> tuple[str, ...]:
+def _warnings(extractor: Extractor | None, features: Tensors, similar: dict[str, Tensors]) -> tuple[str, ...]:
     found = []
-    if "reference" in features and features["reference"].shape[0] <= features["reference"].shape[1]:
+    if extractor:
         samples, dimensions = features["reference"].shape
-        found.append(
-            f"{samples} samples for {dimensions} features: the Fréchet distance is far too large, and comparable only "
-            "with others of as many samples; the kernel distance has no such bias"
-        )
+        if samples <= dimensions:
+            found.append(
+                f"{samples} samples for {dimensions} features: the Fréchet distance is far too large, and comparable "
+                "only with others of as many samples; the kernel distance has no such bias"
+            )
+        blind = {"l": "colours", "ab": "lightness"}.get(extractor.protocol.get("encoder", {}).get("input"))
+        if blind:
+            found.append(f"the extractor does not see {blind}: the distances say nothing of them")
     if "prediction" in similar and "ssim" not in similar["prediction"]:
         found.append(f"no ssim: its window needs pictures of {SMALLEST} pixels")
     return tuple(found)

@@ -11,7 +11,7 @@ from components.errors import UserError
 from components.networks.encoder import build_encoder
 from components.pictures.distances import frechet_distance, kernel_distance
 from components.pictures.extractors import Extractor, encoder_extractor
-from components.pictures.measure import MeasureConfig, chosen, measure, picture_rows
+from components.pictures.measure import MeasureConfig, chosen, measure_pictures, picture_rows
 from components.pictures.similarity import l1, psnr, ssim
 from components.tasks.base import Batch, Task, Tensors
 
@@ -74,7 +74,7 @@ def test_predictions_and_inputs_are_compared_with_the_truth(
 ) -> None:
     monkeypatch.setattr("components.pictures.measure.BATCH", 16)  # the last batch is a smaller one
     data = Data()
-    score = measure(Darken(), data, MeasureConfig(), extractor, CPU)
+    score = measure_pictures(Darken(), data, MeasureConfig(), extractor, CPU)
     truth = data.image.float() / 255
     made = data.image.float().div(2).round() / 255
     made[7] = 0
@@ -93,7 +93,7 @@ def test_predictions_and_inputs_are_compared_with_the_truth(
 
 def test_without_a_truth_only_sets_are_compared_and_with_the_other_domain(extractor: Extractor) -> None:
     data = Data()
-    score = measure(Sampler(), data, MeasureConfig(seed=3), extractor, CPU)
+    score = measure_pictures(Sampler(), data, MeasureConfig(seed=3), extractor, CPU)
     assert score.values.keys() == {"prediction"}
     assert score.values["prediction"].keys() == {"frechet", "kernel", "kernel_error"}
     z = Draws(3, torch.arange(SAMPLES)).uniform(1)
@@ -109,26 +109,32 @@ def test_a_part_of_the_split_has_the_pictures_of_the_whole(extractor: Extractor)
     few = picture_rows(Sampler(), Data(), ids[3:5], 3, CPU)["prediction"]
     every = picture_rows(Sampler(), Data(), chosen(SAMPLES, None), 3, CPU)["prediction"]
     assert torch.equal(few, every[ids[3:5]])
-    assert measure(Darken(), Data(), MeasureConfig(samples=25), extractor, CPU).n == 25
+    assert measure_pictures(Darken(), Data(), MeasureConfig(samples=25), extractor, CPU).n == 25
 
 
 def test_too_few_samples_for_the_features_are_said(extractor: Extractor) -> None:
     wide = encoder_extractor(build_encoder(EncoderConfig(width=64, depth=1)).eval())
-    (warning,) = measure(Darken(), Data(), MeasureConfig(), wide, CPU).warnings
+    (warning,) = measure_pictures(Darken(), Data(), MeasureConfig(), wide, CPU).warnings
     assert "40 samples for 64 features" in warning
 
 
+def test_an_extractor_that_does_not_see_colours_is_said() -> None:
+    lightness = encoder_extractor(build_encoder(EncoderConfig(width=4, depth=1, input="l")).eval())
+    (warning,) = measure_pictures(Darken(), Data(), MeasureConfig(), lightness, CPU).warnings
+    assert "does not see colours" in warning
+
+
 def test_pictures_too_small_for_the_window_have_no_ssim() -> None:
-    score = measure(Darken(), Data(8), MeasureConfig(), None, CPU)
+    score = measure_pictures(Darken(), Data(8), MeasureConfig(), None, CPU)
     assert score.values["prediction"].keys() == {"l1", "psnr"} and "11 pixels" in score.warnings[0]
 
 
 def test_what_cannot_be_measured_is_refused(extractor: Extractor) -> None:
     with pytest.raises(UserError, match=r"at least 20 samples, and 19 of the val split"):
-        measure(Darken(), Data(), MeasureConfig(samples=19), extractor, CPU)
+        measure_pictures(Darken(), Data(), MeasureConfig(samples=19), extractor, CPU)
     with pytest.raises(UserError, match=r"no truth.*extractor"):
-        measure(Sampler(), Data(), MeasureConfig(), None, CPU)
+        measure_pictures(Sampler(), Data(), MeasureConfig(), None, CPU)
     silent = Darken()
     silent.titles = ("input",)
     with pytest.raises(UserError, match="makes no pictures"):
-        measure(silent, Data(), MeasureConfig(), None, CPU)
+        measure_pictures(silent, Data(), MeasureConfig(), None, CPU)

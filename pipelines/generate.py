@@ -1,0 +1,221 @@
+"""Pictures from a trained run: of a folder of images, or of noise. One at a time, so that there may be any number."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from components.data.images import BrokenImage, clean, decode_full
+from components.data.sources.files import SUFFIXES, need_images, read_file
+from components.errors import UserError, unknown
+from components.pictures.extractors import resized
+from components.pictures.make import make_pictures
+from components.pictures.tiles import in_tiles
+from components.tasks.base import Batch, Tensors
+from infra.errors import OutsideError
+from pipelines import terminal
+from pipelines.pictures import grid
+from pipelines.session import Session
+from pipelines.trained import Trained, device, fetch_task, load_task
+from pipelines.wish import Wish
+
+Value = dict[str, Any]
+BATCH = 32
+GRID = 64  # pictures of noise that the overview shows
+NAMED = 20  # skipped images that the result names
+
+
+def generate(uri: str, wish: Wish, session: Session) -> Value:
+    """Make the pictures; returns how many were ``made``, which images were ``skipped`` and why, and the ``folder``.
+
+    Raises UserError for a task that makes no pictures or others than those asked for, for files that are there
+    already, and where not one image could be read.
+    """
+    maker = Maker(load_task(fetch_task(uri, session), wish.side), wish)
+    if wish.images is None:
+        return _of_noise(maker, wish, session)
+    return _of_images(maker, wish, session)
+
+
+class Maker:
+    """A trained task that makes the pictures called ``title``."""
+
+    def __init__(self, trained: Trained, wish: Wish) -> None:
+        """Raises UserError where the task cannot do what is wished."""
+        self.trained, self.wish, self.side, self.device = trained, wish, trained.side, device()
+        self.task = trained.task.to(self.device)
+        self.labels = self._labels()
+        blank_1 = torch.full((1, 3, self.side, self.side), 128, dtype=torch.uint8)
+        self.title = self._title(list(self._rows(blank_1, [0])))
+
+    def __call__(self, squares_B3SS: Tensor, numbers: Sequence[int]) -> Tensor:
+        """uint8 pictures of uint8 squares; ``numbers``, those of the pictures, decide all that is random."""
+        return self._rows(squares_B3SS, numbers)[self.title].cpu()
+
+    def label(self, number: int) -> int | None:
+        """The class of a picture; None where the task is not given one."""
+        return self.labels[number % len(self.labels)] if self.labels else None
+
+    def _rows(self, squares_B3SS: Tensor, numbers: Sequence[int]) -> Tensors:
+        batch: Batch = {field: squares_B3SS for field in self.task.needs if field not in ("label", "mask")}
+        if self.labels:
+            batch["label"] = torch.tensor([self.label(number) for number in numbers])
+        return make_pictures(self.task, batch, torch.tensor(numbers), self.wish.seed, self.device)
+
+    def _labels(self) -> list[int]:
+        """The classes that pictures are made of, in turn."""
+        asked, classes, name = self.wish.label, self.trained.classes, self.task.name
+        if "mask" in self.task.needs:
+            raise UserError(f"task {name!r} makes pictures of maps of labels, and `genoise generate` reads pictures")
+        if "label" not in self.task.needs:
+            if asked is not None:
+                raise UserError(f"this run of task {name!r} was not given labels: leave out --label")
+            return []
+        if asked is not None and asked >= classes:
+            raise UserError(f"--label {asked}: there are {classes} classes, 0 to {classes - 1}")
+        return list(range(classes)) if asked is None else [asked]
+
+    def _title(self, titles: Sequence[str]) -> str:
+        """Which of the task's pictures are kept."""
+        name, from_noise = self.task.name, self.wish.images is None
+        if self.wish.title is not None and self.wish.title not in titles:
+            raise unknown("picture", self.wish.title, titles, owner=f"task {name!r}")
+        noise = "generated" if "generated" in titles else None if "input" in titles else "prediction"
+        if from_noise and noise is None:
+            raise UserError(f"task {name!r} makes pictures of pictures: give --images FOLDER")
+        if not from_noise and "input" not in titles:
+            raise UserError(f"task {name!r} makes pictures of noise: leave out --images, and say --count")
+        return self.wish.title or (noise if from_noise and noise else "prediction")
+
+
+def plan(uri: str, wish: Wish, session: Session) -> Value:
+    """What `generate` would make; raises as it does, before anything is written."""
+    maker = Maker(load_task(fetch_task(uri, session), wish.side), wish)
+    names = [name for _, name in _names(wish)] if wish.images else _noise_names(maker, wish)
+    _check_new(wish, names)
+    return {
+        "task": maker.task.name,
+        "pictures": len(names),
+        "title": maker.title,
+        "side": maker.side,
+        "folder": str(wish.to),
+    }
+
+
+def _of_images(maker: Maker, wish: Wish, session: Session) -> Value:
+    """A picture of every image, under its name."""
+    names = _names(wish)
+    _check_new(wish, [name for _, name in names])
+    skipped: list[str] = []
+    with terminal.Watch(session.quiet) as watch:
+        for number, (path, name) in enumerate(names):
+            try:
+                _write(_of_image(maker, wish, read_image(path), number), wish.to / name)
+            except BrokenImage as error:
+                skipped.append(f"{path}: {error}")
+            watch.update("generate", "generate", number + 1, len(names), str(path.name))
+    if len(skipped) == len(names):
+        raise UserError(f"not one image could be read: {skipped[0]}")
+    return _value(maker, wish, len(names) - len(skipped)) | {
+        "skipped": skipped[:NAMED],
+        "skipped_count": len(skipped),
+    }
+
+
+def _of_image(maker: Maker, wish: Wish, image_3HW: Tensor, number: int) -> Tensor:
+    """The picture, uint8 (3, H, W), of an image of any size."""
+    height, width = (wish.enlarge * length for length in image_3HW.shape[1:])
+    if wish.enlarge > 1:
+        image_3HW = resized(image_3HW[None].float(), height, width)[0].round().clamp(0, 255).to(torch.uint8)
+
+    def make(squares_T3SS: Tensor) -> Tensor:
+        return maker(squares_T3SS, [number] * len(squares_T3SS))
+
+    return in_tiles(make, image_3HW, maker.side, wish.overlap, wish.fit == "whole")
+
+
+def _of_noise(maker: Maker, wish: Wish, session: Session) -> Value:
+    """Pictures of noise, and an overview of the first of them, a column per class."""
+    names = _noise_names(maker, wish)
+    _check_new(wish, [*names, "grid.png"])
+    blank_13SS = torch.full((1, 3, maker.side, maker.side), 128, dtype=torch.uint8)
+    first: list[Tensor] = []
+    with terminal.Watch(session.quiet) as watch:
+        for start in range(0, wish.count, BATCH):
+            numbers = range(start, min(start + BATCH, wish.count))
+            made = maker(blank_13SS.expand(len(numbers), -1, -1, -1), numbers)
+            for number, picture_3HW in zip(numbers, made, strict=True):
+                _write(picture_3HW, wish.to / names[number])
+            first += made[: max(0, GRID - len(first))]
+            watch.update("generate", "generate", numbers[-1] + 1, wish.count)
+    overview_HW3 = grid(torch.stack(first), len(maker.labels) if len(maker.labels) > 1 else None)
+    _write(torch.from_numpy(overview_HW3).permute(2, 0, 1), wish.to / "grid.png")
+    return _value(maker, wish, wish.count)
+
+
+def _value(maker: Maker, wish: Wish, made: int) -> Value:
+    return {"task": maker.task.name, "title": maker.title, "made": made, "folder": str(wish.to)}
+
+
+def _noise_names(maker: Maker, wish: Wish) -> list[str]:
+    classes = [maker.label(number) for number in range(wish.count)]
+    return [f"{k:06d}.png" if label is None else f"{k:06d}-class{label}.png" for k, label in enumerate(classes)]
+
+
+def _names(wish: Wish) -> list[tuple[Path, str]]:
+    """Every image, and the name of its picture below ``wish.to``: its own, as .png. Where two images would share one,
+    the old suffix stays (``a.jpg.png``). Raises UserError where there are no images."""
+    root = wish.images
+    assert root is not None
+    if not root.exists():
+        raise UserError(f"nothing at {root}: give --images a folder of images, or one")
+    if root.is_file():
+        if root.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{root} is no image: a folder of images, or one, would be right")
+        return [(root, f"{root.stem}.png")]
+    paths = need_images(root)
+    stems = Counter(path.with_suffix("") for path in paths)
+    plain = [str(p if stems[p.with_suffix("")] > 1 else p.with_suffix("")) + ".png" for p in paths]
+    return [(root / path, name) for path, name in zip(paths, plain, strict=True)]
+
+
+def _check_new(wish: Wish, names: Sequence[str]) -> None:
+    """Raise UserError where something would be lost."""
+    if wish.images and wish.images.is_dir() and wish.images.resolve() == wish.to.resolve():
+        raise UserError(f"--to {wish.to} is the folder of the images: give another one")
+    there = [name for name in names if (wish.to / name).exists()]
+    if there and not wish.overwrite:
+        raise UserError(
+            f"{len(there)} of {len(names)} pictures are in {wish.to} already ({there[0]}): "
+            "give another --to, or --overwrite"
+        )
+
+
+def read_image(path: Path) -> Tensor:
+    """An image file of any kind as uint8 (3, H, W), upright. Raises BrokenImage."""
+    rgb_HW3 = decode_full(clean(read_file(path)).data)
+    return torch.from_numpy(np.ascontiguousarray(rgb_HW3.transpose(2, 0, 1)))
+
+
+def _write(picture_3HW: Tensor, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with _said(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        Image.fromarray(picture_3HW.permute(1, 2, 0).contiguous().numpy()).save(partial, "PNG")
+        os.replace(partial, path)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutsideError(f"cannot write {path}: {error.strerror or error}; choose another --to") from error

@@ -1,0 +1,167 @@
+"""trained task -> what its pictures are worth: nearness to the truth, distance to real pictures. One Ray task."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from components.config import Recipe
+from components.errors import UserError
+from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
+from components.pictures.extractors import Extractor, encoder_extractor, script_extractor
+from components.pictures.measure import MeasureConfig, measure_pictures, picture_rows
+from infra.cluster import connect
+from infra.storage import sha256_of
+from infra.tracking import open_tracker
+from pipelines import steps
+from pipelines.pictures import strip
+from pipelines.prepare import open_split, prepare_step
+from pipelines.session import Session
+from pipelines.steps import Planned, Step
+from pipelines.trained import RECIPE_FILE, TASK_FILE, device, fetch_task, load_task, recipe_of
+from pipelines.workflow import StepResult, StepRun
+
+VERSION = 1
+SHOWN = 8  # samples in a picture
+SCRIPT_FILE = "extractor.pt"
+Value = dict[str, Any]
+Files = dict[str, bytes]
+
+
+def measure(
+    run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session
+) -> StepResult:
+    """Measure the pictures of a trained run (``runs:/ID`` or a folder).
+
+    ``extractor``: an encoder as `transfer` takes it, or a TorchScript file; without it only what has a truth is
+    measured. ``overrides``: ``data.key=value``, where the data is not where it was. The value is a
+    `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
+    """
+    return steps.run([_step(run, extractor, config, overrides, session)], session, "measure")[0]
+
+
+def plan(
+    run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session
+) -> list[Planned]:
+    """The steps that `measure` would run or reuse."""
+    return steps.plan([_step(run, extractor, config, overrides, session)], session)
+
+
+def rows(value: Value) -> list[dict[str, Any]]:
+    """The score as rows of a table: the pictures that the task makes, and what doing nothing would get."""
+    return [{"pictures": title, **values} for title, values in value["values"].items()]
+
+
+def _step(run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session) -> Step:
+    folder = fetch_task(run, session)
+    recipe = recipe_of(folder, overrides)
+    files, digest = _extractor_files(extractor, config, session)
+    trained = {
+        "weights": sha256_of(folder / TASK_FILE),
+        "recipe": recipe.model_dump(mode="json", include={"task", "options", "encoder"}),
+        "size": recipe.data.size,
+    }
+    return Step(
+        name="measure",
+        label=f"measure {recipe.name}, {config.split}",
+        version=VERSION,
+        config={"trained": trained, "extractor": digest, "measure": config.model_dump(mode="json")},
+        body=lambda step, inputs: _measure(step, inputs[0], recipe, folder, files, config),
+        inputs=(prepare_step(recipe.data),),
+        params={"run": run, "extractor": extractor or "none", "measure": config.model_dump(mode="json")},
+    )
+
+
+def _extractor_files(uri: str | None, config: MeasureConfig, session: Session) -> tuple[Files, dict[str, str]]:
+    """An extractor's files and their digests; whether it can be used is said here, before anything runs."""
+    if uri is None:
+        if config.layer or config.resize:
+            raise UserError("--layer and --resize are about an extractor: give --extractor, or leave them out")
+        return {}, {}
+    if Path(uri).is_file():
+        if config.layer:
+            raise UserError(f"--layer is about an encoder, and {uri} is a file: leave it out")
+        paths = {SCRIPT_FILE: Path(uri)}
+    else:
+        tracker = open_tracker(session.home, session.tracking_uri)
+        folder = tracker.fetch_encoder(uri, session.folder("cache"))
+        paths = {name: folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    files = {name: path.read_bytes() for name, path in paths.items()}
+    _open_extractor(files, config.layer, torch.device("cpu"))
+    return files, {name: sha256_of(path) for name, path in paths.items()}
+
+
+def _open_extractor(files: Files, layer: str | None, on: torch.device) -> Extractor:
+    if SCRIPT_FILE in files:
+        return script_extractor(files[SCRIPT_FILE], on)
+    with tempfile.TemporaryDirectory() as folder:
+        _unpack(files, Path(folder))
+        return encoder_extractor(load_encoder(folder).to(on), layer)
+
+
+def _unpack(files: Files, folder: Path) -> None:
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def _measure(
+    step: StepRun, prepared: StepResult, recipe: Recipe, folder: Path, extractor: Files, config: MeasureConfig
+) -> Value:
+    """Measure where there is a free core or GPU; log the figures, the first pictures and the worst ones."""
+    session = step.workflow.session
+    gpus = connect(session.address).get("GPU", 0.0)
+    files = {name: (folder / name).read_bytes() for name in (TASK_FILE, RECIPE_FILE)}
+    places = {key: prepared.value[key] for key in ("url", "index_file") if key in prepared.value}
+    data = {**places, "size": recipe.data.size, "cache": str(session.folder("cache"))}
+    task = _run.options(num_cpus=1, num_gpus=1 if gpus else 0)
+    value, pictures = ray.get(task.remote(files, data, extractor, config.model_dump()))
+    step.tracker.log_dict(step.run_id, value, "pictures.json")
+    metrics = {f"{config.split}/{title}/{k}": v for title, each in value["values"].items() for k, v in each.items()}
+    step.log_metrics(metrics)
+    for key, picture_HW3 in pictures.items():
+        step.tracker.log_image(step.run_id, picture_HW3, key)
+    step.tracker.describe(step.run_id, _story(value, recipe))
+    return dict(value)
+
+
+@ray.remote(max_retries=3)
+def _run(files: Files, data: Value, extractor: Files, config: Value) -> tuple[Value, dict[str, Any]]:
+    """Load task and extractor, measure; returns the score as JSON, and pictures by name."""
+    on = device()
+    if on.type == "cpu":
+        resources = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]  # Ray's own
+        torch.set_num_threads(int(resources.get("CPU", 1)))
+    with tempfile.TemporaryDirectory() as folder:
+        _unpack(files, Path(folder))
+        task = load_task(Path(folder), data["size"]).task.to(on)
+    chosen = MeasureConfig.model_validate(config)
+    split = open_split(data, chosen.split, task.needs)
+    score = measure_pictures(task, split, chosen, _with_digest(extractor, chosen.layer, on), on)
+    first = np.arange(min(SHOWN, len(split)))
+    shown = {"first": first} | ({"worst": np.array(score.worst)} if score.worst else {})
+    pictures = {
+        name: strip({title: x.float() / 255 for title, x in picture_rows(task, split, ids, chosen.seed, on).items()})
+        for name, ids in shown.items()
+    }
+    return score.model_dump(mode="json"), pictures
+
+
+def _with_digest(files: Files, layer: str | None, on: torch.device) -> Extractor | None:
+    """The extractor, whose protocol says which weights it has."""
+    if not files:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        _unpack(files, Path(folder))
+        weights = sha256_of(Path(folder) / (SCRIPT_FILE if SCRIPT_FILE in files else WEIGHTS_FILE))
+    extractor = _open_extractor(files, layer, on)
+    return replace(extractor, protocol={**extractor.protocol, "sha256": weights})
+
+
+def _story(value: Value, recipe: Recipe) -> str:
+    figures = ", ".join(f"{name} {number:.4g}" for name, number in value["values"]["prediction"].items())
+    warnings = "".join(f"\n\n{warning}" for warning in value["warnings"])
+    return f"{recipe.name} on {value['n']} samples of {value['split']}: {figures}{warnings}\n\nSee `pictures.json`."
