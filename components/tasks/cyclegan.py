@@ -1,7 +1,7 @@
 """CycleGAN: pictures of one domain into another and back, without pairs.
 
 Legend of shape suffixes: B samples, H height, W width. Domain a is the field `image`, or its grey version; domain b is
-the field `other`.
+the field `other`, or `another` of the same images.
 """
 
 from typing import Literal
@@ -67,6 +67,8 @@ class CycleGAN(Task):
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
+        self.domain_b = "another" if options.domains == "grey" else "other"
+        self.needs = ("image", self.domain_b)
         self.generator_ab = Translator(encoder, image_size)
         self.generator_ba = Translator(encoder, image_size)
         self.discriminator_a, self.discriminator_b = (
@@ -80,7 +82,7 @@ class CycleGAN(Task):
     def inputs(self, batch: Batch, draws: Draws) -> Tensors:
         image_B3HW = batch["image"]
         seen_B3HW = grey_of(image_B3HW) if self.options.domains == "grey" else image_B3HW
-        inputs = {"image": image_B3HW, "a": 2 * seen_B3HW - 1, "b": 2 * batch["other"] - 1}
+        inputs = {"image": image_B3HW, "a": 2 * seen_B3HW - 1, "b": 2 * batch[self.domain_b] - 1}
         if self.options.pool:
             inputs |= {"swap": draws.bernoulli(0.5, 2), "slot": draws.integers(self.options.pool, 2)}
         return inputs
