@@ -9,11 +9,12 @@ def initialize_normal(module: nn.Module, deviation: float = 0.02) -> None:
     Source: DCGAN (Radford et al. 2016, section 3; the scales as in the authors' code).
     """
     for part in module.modules():
-        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, 0.0, deviation)
         elif isinstance(part, nn.BatchNorm2d):
             nn.init.normal_(part.weight, 1.0, deviation)
         else:
             continue
-        if part.bias is not None:
-            nn.init.zeros_(part.bias)
+        bias = getattr(part, "bias", None)  # an embedding has none
+        if bias is not None:
+            nn.init.zeros_(bias)

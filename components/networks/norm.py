@@ -6,6 +6,8 @@ backward, and leaves the passes over the feature maps to torch's fused kernels.
 Legend of shape suffixes: B samples of this rank, C channels, H height, W width, R ranks.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -130,6 +132,23 @@ def set_sync(module: nn.Module, flag: bool) -> None:
     for part in module.modules():
         if isinstance(part, BatchNorm2d):
             part.sync = flag
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Inside, batches are normalized as ever, but leave no trace in the running statistics below ``module``.
+
+    For networks that are trained on generated pictures and used on real ones.
+    """
+    parts = [part for part in module.modules() if isinstance(part, BatchNorm2d)]
+    momenta = [part.momentum for part in parts]
+    for part in parts:
+        part.momentum = 0.0
+    try:
+        yield
+    finally:
+        for part, momentum in zip(parts, momenta, strict=True):
+            part.momentum = momentum
 
 
 class InstanceNorm2d(nn.Module):

@@ -15,6 +15,13 @@ SIZE, B, CLASSES = 16, 7, 3
 TRAINED: list[tuple[str, dict[str, Any]]] = [
     ("autoencoder", {}),
     ("autoencoder", {"drop": 0.5}),
+    ("bigan", {}),
+    ("bigan", {"regress": True, "form": "least_squares"}),
+    ("cgan", {}),
+    ("cgan", {"condition": "colour", "prior": "normal"}),
+    ("cgan", {"condition": "edges"}),
+    ("gan", {}),
+    ("gan", {"form": "least_squares", "spectral_norm": True}),
     ("colorization", {}),
     ("colorization", {"rebalance": None, "soft_neighbours": 1, "skip_grey": None}),
     ("colorization", {"target": "regression"}),
@@ -56,7 +63,7 @@ def make_batch(count: int = B, size: int = SIZE) -> Batch:
     image_B3HW = picture()
     image_B3HW[0] = image_B3HW[0].mean(0, keepdim=True)
     label_B = torch.arange(count) % CLASSES
-    return {"image": image_B3HW, "label": label_B, "target": picture(), "other": picture(), "edges": picture()}
+    return {"image": image_B3HW, "label": label_B, "edges": picture(), **{k: picture() for k in ("target", "other", "another")}}
 
 
 def make_task(name: str, options: dict[str, Any], size: int = SIZE, **encoder: Any) -> Task:

@@ -1,0 +1,102 @@
+"""Conditional GAN: both players are told what the picture should show.
+
+Legend of shape suffixes: B samples, H height, W width, F features.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from components import losses
+from components.config import EncoderConfig, OptimizerConfig
+from components.draws import Draws
+from components.networks.conditions import LabelCondition, PictureCondition, VectorCondition
+from components.networks.dcgan import Generator
+from components.networks.encoder import Encoder
+from components.networks.gan import PENALTIES, Discriminator, GanOptions
+from components.tasks.base import Batch, Player, Task, Tensors, Term, check_labels, register
+
+_ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))  # as an unconditional one: Radford et al. 2016, section 4
+
+
+@register
+class ConditionalGan(Task):
+    """A GAN whose players each embed the condition, a label, a vector or a picture, with a network of their own.
+
+    The generator's embedding goes beside the noise; the discriminator's is projected on its features, behind the
+    encoder. Running statistics of the encoder's batch normalization are those of real pictures.
+    """
+
+    name = "cgan"
+    summary = "Tell real pictures from generated ones, both made for a given class, colour, outline or picture"
+    source = "Mirza & Osindero 2014, Conditional Generative Adversarial Nets; discriminator: Miyato & Koyama 2018"
+    terms = {
+        "discriminator": Term(1.0, "Mirza & Osindero 2014, equation 2", (0.1, 10.0)),
+        "adversarial": Term(1.0, "Mirza & Osindero 2014, equation 2; Goodfellow et al. 2014, section 3", (0.1, 10.0)),
+        "gradient_penalty": Term(10.0, "Gulrajani et al. 2017, equation 3: lambda", (1.0, 100.0), optional=True),
+        "r1": Term(10.0, "Mescheder et al. 2018, equation 9: gamma", (0.1, 100.0), optional=True),
+    }
+    players = {
+        "discriminator": Player(("discriminator",), _ADAM, detached=True),
+        "generator": Player(("condition", "generator"), _ADAM),
+    }
+
+    class Options(GanOptions, Task.Options):
+        """What may be said under ``options``."""
+
+        condition: Literal["label", "colour", "edges", "target"] = Field(
+            "label",
+            description="a label, a vector (the mean colour), or a picture (the data's edges, or the other of a pair)",
+        )
+        embedding: int = Field(50, ge=1, description="numbers in which the generator is told the condition")
+
+    def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
+        super().__init__(options, encoder, image_size, classes)
+        self.options = options
+        self.field = "image" if options.condition == "colour" else options.condition
+        self.needs = tuple(dict.fromkeys(("image", self.field)))
+        if self.field == "label":
+            check_labels(self.name, classes)
+
+        def embed(features: int) -> nn.Module:
+            if options.condition == "label":
+                return LabelCondition(classes, features)
+            if options.condition == "colour":
+                return VectorCondition(3, features)
+            return PictureCondition(image_size, encoder.width, features)
+
+        self.terms = {name: t for name, t in self.terms.items() if name not in PENALTIES or name == options.penalty}
+        self.players = self.players | {"generator": replace(self.players["generator"], every=options.critic_steps)}
+        self.discriminator = Discriminator(options, encoder, image_size, embed)
+        self.condition = embed(options.embedding)
+        self.generator = Generator(options.latent + options.embedding, image_size, encoder.width)
+
+    @torch.no_grad()
+    def inputs(self, batch: Batch, draws: Draws) -> Tensors:
+        condition = batch[self.field]
+        if self.options.condition == "colour":
+            condition = 2 * condition.mean((2, 3)) - 1
+        return {"real": 2 * batch["image"] - 1, "condition": condition, **self.options.draw(draws)}
+
+    def forward(self, inputs: Tensors) -> Tensors:
+        told_BF = self.condition(inputs["condition"])
+        return {"prediction": self.generator(torch.cat([inputs["z"], told_BF], dim=1))}
+
+    def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
+        fake_B3HW, condition = outputs["prediction"].float(), inputs["condition"]
+        if player == "generator":
+            return {"adversarial": losses.adversarial(self.discriminator(fake_B3HW, condition), self.options.form)}
+        return self.discriminator.losses(inputs["real"], fake_B3HW, inputs["share"], condition)
+
+    def encoder(self) -> Encoder:
+        return self.discriminator.encoder()
+
+    @torch.no_grad()
+    def samples(self, inputs: Tensors) -> dict[str, Tensor]:
+        """Pictures from the same noise every time, each for the condition of the real one below it."""
+        shown = {"input": inputs["condition"]} if inputs["condition"].ndim == 4 else {}
+        pictures = {"prediction": self(inputs)["prediction"].float(), "real": inputs["real"]}
+        return shown | {title: (x + 1) / 2 for title, x in pictures.items()}
