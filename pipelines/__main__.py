@@ -92,6 +92,9 @@ app = typer.Typer(
     """,
 )
 
+data = typer.Typer(rich_markup_mode=None, help="Look at prepared data.")
+app.add_typer(data, name="data")
+
 
 @app.command()
 def demo(
@@ -121,7 +124,7 @@ def demo(
 
 @app.command()
 def prepare(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="shapes, cifar10, folder, ...")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="One of the names below.")],
     root: Root = None,
     url: Url = None,
     set_: Set = None,
@@ -134,13 +137,27 @@ def prepare(
 ) -> None:
     """Turn raw images into shards.
 
-    Images are checked, cleaned, split, and written in parallel; broken ones are skipped, counted and named.
+    Images are checked, cleaned, split, and written in parallel; broken ones are skipped, counted and named. They can
+    be shrunk and stored in another format: data.resize, data.encode, data.quality.
+
+    \b
+    Sources, and the options that --set data.options.KEY=VALUE sets (more in docs/sources.md):
+      shapes    built-in scenes; no --root
+      folder    any images; class subfolders are labels
+      cifar10   the binary version
+      mnist     the four idx files
+      pairs     image=left target=right: halves of each file, or the names of two folders
+      unpaired  trainA, trainB, ...; image=A says which domain is the image
+      voc       sets=Main classes=[...]: boxes, and masks if all images have one
+      masks     images=images masks=masks classes=classes.csv ignore=[255]
+      coco      annotations/instances_*.json: boxes and masks
 
     \b
     Examples:
       genoise prepare shapes --to ./shards
-      genoise prepare folder --root ~/photos --to s3://bucket/photos --set data.size=64
+      genoise prepare folder --root ~/photos --to s3://bucket/photos --set data.resize=256 --set data.encode=jpeg
       genoise prepare cifar10 --root ./cifar-10-binary.tar.gz --to ./cifar10
+      genoise prepare pairs --root ./facades.tar --set data.options.image=right --set data.options.target=left
     """
     from pipelines.recipes import load_places
 
@@ -441,6 +458,33 @@ def recipes(
         rows = [{"recipe": each.name, "task": each.task, "summary": each.summary} for each in loaded]
         terminal.show_rows(rows)
         facts = {"recipes": rows}
+    if json_:
+        terminal.last_line(facts)
+
+
+@data.command("show")
+def data_show(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or s3://bucket/prefix.")],
+    split: Annotated[str, typer.Option(metavar="NAME", help="train, val or test.")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=1000, metavar="N", help="How many samples.")] = 24,
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The picture to write.")] = Path("sheet.png"),
+    json_: Json = False,
+    home: Home = HOME,
+) -> None:
+    """Make a contact sheet: samples with labels, boxes, masks, pairs.
+
+    Of unpaired data both domains are shown.
+
+    \b
+    Examples:
+      genoise data show ./shards
+      genoise data show s3://bucket/photos --split val --count 60 --to photos.png
+    """
+    from pipelines import terminal
+    from pipelines.show import show
+
+    facts = {"sheet": str(to), **show(url, split, count, to, Session(home).folder("cache"))}
+    terminal.show_facts(facts, "shown")
     if json_:
         terminal.last_line(facts)
 
