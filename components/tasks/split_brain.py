@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from components import color, losses
 from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
-from components.networks.decoders import Decoder, deepest_shape
+from components.networks.decoders import Bottleneck, Decoder, deepest_shape
 from components.networks.encoder import Encoder, TwoTrunks, above_diagonal, build_encoder
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
@@ -86,7 +86,15 @@ class SplitBrain(Task):
         self.out_channels = [[values[name] for name in names] for names in self.predicted]
         channels, side = deepest_shape(trunk, image_size)
         self.decoders = nn.ModuleList(
-            Decoder(channels // 2, side, sum(out), self.target_side, width=encoder.width) for out in self.out_channels
+            self._decoder(channels // 2, side, sum(out), encoder.width) for out in self.out_channels
+        )
+
+    def _decoder(self, channels: int, side: int, out_channels: int, width: int) -> nn.Module:
+        """What is asked of the other half of the picture has to be carried across it first; of other channels, not."""
+        if self.options.split == "channels":
+            return Decoder(channels, side, out_channels, self.target_side, width)
+        return nn.Sequential(
+            Bottleneck(channels, side, width), Decoder(width, side, out_channels, self.target_side, width)
         )
 
     @torch.no_grad()

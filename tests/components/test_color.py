@@ -145,3 +145,24 @@ def test_rebalancing_is_that_of_a_loop() -> None:
 def test_a_uniform_prior_weighs_all_the_same() -> None:
     prior_Q = torch.tensor([0.9, 0.1])
     assert color.rebalancing_weights(prior_Q, uniform=1.0).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_luma_is_the_grey_of_pillow() -> None:
+    from PIL import Image
+
+    pixels = (random_rgb(1, 3, 8, 8)[0] * 255).byte()
+    grey = np.asarray(Image.fromarray(pixels.permute(1, 2, 0).numpy()).convert("L"))
+    luma = color.luma(pixels[None] / 255)
+    assert luma.shape == (1, 1, 8, 8)
+    assert np.abs(luma[0, 0].numpy() * 255 - grey).max() < 1
+
+
+def test_bins_of_lightness_are_those_whose_centre_is_nearest() -> None:
+    centres = color.lightness_bins(50)
+    assert centres.tolist() == [2 * k + 1 for k in range(50)]
+    light = torch.rand(2, 1, 4, 4) * 99.9 + 0.05
+    nearest = (light[:, 0, ..., None] - centres).abs().argmin(-1)
+    assert torch.equal(color.lightness_index(light, 50)[:, 0], nearest)
+    assert color.lightness_index(torch.tensor([-0.1, 0, 100, 100.1]).view(1, 1, 2, 2), 50).flatten().tolist() == [
+        0, 0, 49, 49,
+    ]  # fmt: skip
