@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.data.images import BrokenImage, clean, decode_full
+from components.data.images import BrokenImage, UInt8, clean, decode_full
 from components.data.sources.files import SUFFIXES, need_images, read_file
 from components.errors import UserError, unknown
 from components.pictures.extractors import resized
@@ -117,7 +117,7 @@ def _of_images(maker: Maker, wish: Wish, session: Session) -> Value:
     with terminal.Watch(session.quiet) as watch:
         for number, (path, name) in enumerate(names):
             try:
-                _write(_of_image(maker, wish, read_image(path), number), wish.to / name)
+                _write(pixels_of(_of_image(maker, wish, read_image(path), number)), wish.to / name)
             except BrokenImage as error:
                 skipped.append(f"{path}: {error}")
             watch.update("generate", "generate", number + 1, len(names), str(path.name))
@@ -152,11 +152,10 @@ def _of_noise(maker: Maker, wish: Wish, session: Session) -> Value:
             numbers = range(start, min(start + BATCH, wish.count))
             made = maker(blank_13SS.expand(len(numbers), -1, -1, -1), numbers)
             for number, picture_3HW in zip(numbers, made, strict=True):
-                _write(picture_3HW, wish.to / names[number])
+                _write(pixels_of(picture_3HW), wish.to / names[number])
             first += made[: max(0, GRID - len(first))]
             watch.update("generate", "generate", numbers[-1] + 1, wish.count)
-    overview_HW3 = grid(torch.stack(first), len(maker.labels) if len(maker.labels) > 1 else None)
-    _write(torch.from_numpy(overview_HW3).permute(2, 0, 1), wish.to / "grid.png")
+    _write(grid(torch.stack(first), len(maker.labels) if len(maker.labels) > 1 else None), wish.to / "grid.png")
     return _value(maker, wish, wish.count)
 
 
@@ -204,12 +203,18 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(rgb_HW3.transpose(2, 0, 1)))
 
 
-def _write(picture_3HW: Tensor, path: Path) -> None:
+def pixels_of(picture_3HW: Tensor) -> UInt8:
+    """uint8 (3, H, W) as an array (H, W, 3)."""
+    pixels: UInt8 = picture_3HW.permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def _write(pixels_HW3: UInt8, path: Path) -> None:
     """Write a PNG, whole or not at all."""
     with _said(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        Image.fromarray(picture_3HW.permute(1, 2, 0).contiguous().numpy()).save(partial, "PNG")
+        Image.fromarray(pixels_HW3).save(partial, "PNG")
         os.replace(partial, path)
 
 

@@ -115,8 +115,12 @@ def _measure(
     session = step.workflow.session
     gpus = connect(session.address).get("GPU", 0.0)
     files = {name: (folder / name).read_bytes() for name in (TASK_FILE, RECIPE_FILE)}
-    places = {key: prepared.value[key] for key in ("url", "index_file") if key in prepared.value}
-    data = {**places, "size": recipe.data.size, "cache": str(session.folder("cache"))}
+    data = {
+        "url": prepared.value["url"],
+        "index_file": prepared.value["index_file"],
+        "size": recipe.data.size,
+        "cache": str(session.folder("cache")),
+    }
     task = _run.options(num_cpus=1, num_gpus=1 if gpus else 0)
     value, pictures = ray.get(task.remote(files, data, extractor, config.model_dump()))
     step.tracker.log_dict(step.run_id, value, "pictures.json")
