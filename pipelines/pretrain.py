@@ -25,11 +25,12 @@ from pipelines.prepare import expected_samples, open_split, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
+from pipelines.trained import TASK_FILE
 from pipelines.worker import DIVERGED, initialized, make_task, train_worker
 from pipelines.workflow import StepResult, StepRun
 
 Value = dict[str, Any]
-VERSION = 1
+VERSION = 2  # leaves the whole task, not only its encoder
 MAIN: dict[str, Any] = {  # parameters that every run shows
     "name": True,
     "task": True,
@@ -107,7 +108,7 @@ def _steps(recipe: Recipe, samples: int) -> int:
 
 
 def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
-    """The body of the step: train, then store the encoder as a model of the run."""
+    """The body of the step: train, then store the encoder as a model of the run, and the task as a file."""
     session, training = run.workflow.session, recipe.training
     task = make_task(recipe, prepared.value["classes"])
     last = _steps(recipe, prepared.value["samples"]["train"]) if task.players else 0
@@ -130,6 +131,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
         probes = json.loads((folder / "probes.json").read_text())
         best_step: int = max(probes, key=lambda probe: probe["score"])["step"] if probes else 0
+        run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
         model_id = run.tracker.log_encoder(
             run.run_id,
             folder / "encoder",

@@ -33,6 +33,7 @@ from pipelines.checkpoints import seal
 from pipelines.pictures import strip
 from pipelines.prepare import open_split
 from pipelines.recorder import Recorder
+from pipelines.trained import save_task
 
 DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
 PICTURES = 8  # samples shown in a picture
@@ -71,7 +72,7 @@ class WorkerHooks:
         """Log a picture of the same examples as every time."""
         if not self.main:
             return
-        task = engine.average if engine.average is not None else engine.task
+        task = engine.averaged
         training = task.training
         task.eval()
         inputs = engine.prepare(self.examples, torch.arange(len(self.examples["image"])))
@@ -119,6 +120,8 @@ class WorkerHooks:
         (folder / "probes.json").write_text(json.dumps(self.probes))
         encoder = build_like(self.engine.encoder(), self.best)
         save_encoder(encoder, folder / "encoder")
+        if self.engine.step == self.engine.steps:
+            save_task(self.engine.averaged, self.job["classes"], folder)
         seal(folder, self.engine.step)
 
     def restore(self, folder: Path) -> None:
@@ -209,7 +212,7 @@ def train_worker(job: dict[str, Any]) -> None:
 
 @ray.remote(num_cpus=1, max_retries=3)
 def initialized(job: dict[str, Any]) -> dict[str, bytes]:
-    """The files of an encoder that is only initialized, by name, as a checkpoint would hold them."""
+    """The files of a task that is only initialized, by name, as a checkpoint would hold them."""
     torch.set_num_threads(1)
     recipe = Recipe.model_validate(job["recipe"])
     task = make_task(recipe, job["classes"])
@@ -219,5 +222,7 @@ def initialized(job: dict[str, Any]) -> dict[str, bytes]:
         engine.initialize(data.get(np.arange(min(task.initial_samples, len(data)))))
     with tempfile.TemporaryDirectory() as folder:
         save_encoder(engine.encoder(), Path(folder) / "encoder")
-        files = {f"encoder/{path.name}": path.read_bytes() for path in Path(folder, "encoder").iterdir()}
+        save_task(engine.averaged, job["classes"], Path(folder))
+        made = [path for path in Path(folder).rglob("*") if path.is_file()]
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
     return {"probes.json": b"[]", **files}
