@@ -131,6 +131,7 @@ class TrainingConfig(Config):
     ema: float | None = Field(None, gt=0, lt=1, description="decay per step of the averaged weights; None: no average")
     augment: AugmentConfig = Field(AugmentConfig(), description="see below")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    checkpoints: str | None = Field(None, description="where they go: a folder or s3://bucket/prefix; None: the home")
     log_every: int = Field(20, ge=1, description="steps between log lines")
     probe_every: float = Field(1.0, gt=0, description="epochs between probes of the encoder on the validation split")
     sample_every: float = Field(1.0, gt=0, description="epochs between sample pictures")
@@ -182,12 +183,17 @@ class Recipe(Config):
     weights: dict[str, float] = Field(
         default_factory=dict, description="term: weight; terms not named keep their default"
     )
-    search: dict[str, Any] = Field(default_factory=dict, description="term or key: range, for sweeps")
+    weight_changes: dict[int, dict[str, float]] = Field(
+        default_factory=dict, description="step: weights that count from there on, laid over those before"
+    )
+    search: dict[str, Any] = Field(default_factory=dict, description="key: range or choices, for `genoise sweep`")
     benchmarks: tuple[str, ...] = Field(("linear",), description="names of the protocols that score the encoder")
 
     @model_validator(mode="after")
     def _weights(self) -> Self:
-        for term, weight in self.weights.items():
-            if not math.isfinite(weight) or weight < 0:
-                raise ValueError(f"weights.{term} must be a finite number of at least 0 (given: {weight})")
+        for key, weights in [("weights", self.weights), *self.weight_changes.items()]:
+            for term, weight in weights.items():
+                if not math.isfinite(weight) or weight < 0:
+                    where = key if key == "weights" else f"weight_changes.{key}"
+                    raise ValueError(f"{where}.{term} must be a finite number of at least 0 (given: {weight})")
         return self

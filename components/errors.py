@@ -15,6 +15,10 @@ class Diverged(Exception):
     """
 
 
+class Stopped(Exception):
+    """Training was told to stop before its end, and has left a checkpoint: whoever needs all of it continues it."""
+
+
 def unknown(kind: str, name: str, options: Iterable[str], owner: str | None = None) -> UserError:
     """The error for a name that does not exist: names the value, the nearest right one, and every option.
 

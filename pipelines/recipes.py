@@ -98,7 +98,8 @@ def check_recipe(recipe: Recipe) -> Recipe:
 
     task = get_task(recipe.task)
     task.Options.parse(recipe.options, "options.")
-    resolve_weights(task, recipe.weights)
+    for weights in (recipe.weights, *recipe.weight_changes.values()):
+        resolve_weights(task, weights)
     OptimizerConfig.parse(recipe.training.optimizer, "training.optimizer.")
     for player, changes in recipe.training.players.items():
         if player not in task.players:

@@ -98,6 +98,20 @@ def run_and_report(steps: Sequence[Step], session: Session, name: str, report: R
         report(workflow, [_result_or_divergence(futures[step.fingerprint]) for step in steps])
 
 
+def perform(step: Step, inputs: tuple[StepResult, ...], workflow: Workflow, parent: str | None = None) -> StepResult:
+    """Run or reuse one step within a workflow, shown below the run ``parent``; ``inputs`` are the results it needs."""
+    return workflow.step(
+        step.name,
+        step.version,
+        step.config,
+        lambda run: step.body(run, inputs),
+        inputs,
+        step.label,
+        step.params or step.config,
+        parent,
+    )
+
+
 @contextmanager
 def _workflow(name: str, session: Session) -> Iterator[tuple[Workflow, terminal.Watch]]:
     with (
@@ -123,15 +137,7 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
         inputs = tuple(futures[other.fingerprint].result() for other in step.inputs)
         finished = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
         with nullcontext() if finished else cores.lend(step.cores, place):
-            result = workflow.step(
-                step.name,
-                step.version,
-                step.config,
-                lambda run: step.body(run, inputs),
-                inputs,
-                step.label,
-                step.params or step.config,
-            )
+            result = perform(step, inputs, workflow)
         watch.finish(result.run_id, step.label, "reused" if result.reused else "done")
         return result
 

@@ -84,7 +84,7 @@ def plan(recipes: Sequence[Recipe], seeds: int, session: Session) -> list[Planne
 
 def _cells(recipes: Sequence[Recipe], seeds: int) -> list[Cell]:
     return [
-        Cell(_with_seed(recipe, recipe.training.seed + k), benchmark)
+        Cell(with_seed(recipe, recipe.training.seed + k), benchmark)
         for recipe in [*_yardsticks(recipes), *recipes]
         for benchmark in recipe.benchmarks
         for k in range(seeds)
@@ -99,17 +99,19 @@ def _yardsticks(recipes: Sequence[Recipe]) -> list[Recipe]:
         for task in YARDSTICKS:
             if (task, like.data, like.encoder) not in known:
                 known.add((task, like.data, like.encoder))
-                added.append(_beside(like, load_recipe(task)))
+                added.append(beside(like, load_recipe(task)))
     return added
 
 
-def _beside(like: Recipe, yardstick: Recipe) -> Recipe:
+def beside(like: Recipe, yardstick: Recipe) -> Recipe:
+    """The yardstick as it stands beside a recipe: same data, same network, trained as long."""
     training = yardstick.training.model_copy(update={key: getattr(like.training, key) for key in SHARED})
     changes = {"data": like.data, "encoder": like.encoder, "benchmarks": like.benchmarks, "training": training}
     return yardstick.model_copy(update=changes)
 
 
-def _with_seed(recipe: Recipe, seed: int) -> Recipe:
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with another seed."""
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
 
 

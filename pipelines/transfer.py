@@ -68,6 +68,20 @@ def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
     )
 
 
+def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
+    """As `transfer_step`, without the test split: for whoever still chooses. The value's ``split`` is ``val``."""
+    return Step(
+        name="validate",
+        label=f"{benchmark.name} on val: {recipe.name}, seed {recipe.training.seed}",
+        version=VERSION,
+        config={"benchmark": benchmark.model_dump(mode="json"), "size": recipe.data.size},
+        body=lambda run, inputs: _score(
+            run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size, unseen="test"
+        ),
+        inputs=(pretrain_step(recipe), prepare_step(recipe.data)),
+    )
+
+
 def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
     folder = open_tracker(session.home, session.tracking_uri).fetch_encoder(encoder, session.folder("cache"))
@@ -84,8 +98,10 @@ def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, sessi
     )
 
 
-def _score(run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeConfig, size: int) -> Value:
-    """Run the benchmark where there is a free core or GPU; store the protocol beside the score."""
+def _score(
+    run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeConfig, size: int, unseen: str | None = None
+) -> Value:
+    """Run the benchmark where there is a free core or GPU, without the split ``unseen``; store the protocol too."""
     if not prepared.value["classes"]:
         raise UserError(f"benchmark {benchmark.name!r} needs labels, and the data has none: use a labelled source")
     session = run.workflow.session
@@ -94,7 +110,8 @@ def _score(run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeCon
     files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
     data = {
         "url": prepared.value["url"],
-        "splits": list(prepared.value["samples"]),
+        "index_file": prepared.value["index_file"],
+        "splits": [split for split in prepared.value["samples"] if split != unseen],
         "size": size,
         "cache": str(session.folder("cache")),
     }

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from components.errors import Stopped
 from infra.errors import OutsideError
 from infra.storage import Storage, is_remote, sha256_of
 from infra.tracking import FINGERPRINT, TAG_LIMIT, RunInfo, Tracker, open_tracker
@@ -192,12 +193,14 @@ class Workflow:
         inputs: Sequence[StepResult] = (),
         label: str = "",
         params: Mapping[str, Any] | None = None,
+        parent: str | None = None,
     ) -> StepResult:
         """Reuse the step's result, or wait for whoever is at it, or continue where it was cut off, or run it.
 
         ``config``: JSON, everything that decides the result, and nothing else. ``run`` gets a `StepRun` and returns the
-        value, JSON with finite numbers. ``params``: what the run shows as parameters (default: ``config``). Raises what
-        ``run`` raises, after the run was marked FAILED, or KILLED on Ctrl-C. May be called from several threads.
+        value, JSON with finite numbers. ``params``: what the run shows as parameters (default: ``config``). ``parent``:
+        the run below which it is shown (default: the workflow's). Raises what ``run`` raises, after the run was marked
+        FAILED, or KILLED where it can be continued: on Ctrl-C, and on Stopped. May be called from several threads.
         """
         label = label or name
         fingerprint = fingerprint_of(name, version, config, [i.fingerprint for i in inputs])
@@ -210,7 +213,8 @@ class Workflow:
                     tags = {KIND: "step", STEP: name, STEP_VERSION: str(version), FINGERPRINT: fingerprint}
                     tags |= {LOCK: fingerprint, OWNER: self._owner}
                     tags |= {INPUTS: json.dumps({i.label: i.run_id for i in inputs})}
-                    result = self._run(label, tags, config if params is None else params, run)
+                    shown = config if params is None else params
+                    result = self._run(label, tags, shown, run, parent or self.run_id)
                     return self._ended(StepResult(name, label, fingerprint, *result, False))
         self.tracker.set_tags(self.run_id, {f"genoise.reused.{fingerprint[:12]}": f"{label}: {reused.run_id}"})
         return self._ended(reused)
@@ -221,16 +225,16 @@ class Workflow:
         return result
 
     def _run(
-        self, label: str, tags: dict[str, str], params: Mapping[str, Any], body: Callable[[StepRun], Value]
+        self, label: str, tags: dict[str, str], params: Mapping[str, Any], body: Callable[[StepRun], Value], parent: str
     ) -> tuple[str, Value]:
         """Run the body within its MLflow run; returns the run's id and the value."""
         fingerprint = tags[FINGERPRINT]
         dead = next((run for run in self.tracker.unfinished(fingerprint) if run.tags.get(OWNER) == self._owner), None)
         if dead:
             run_id = dead.run_id
-            self.tracker.resume_run(run_id, self.run_id)
+            self.tracker.resume_run(run_id, parent)
         else:
-            run_id = self.tracker.start_run(label, self.run_id, tags, params)
+            run_id = self.tracker.start_run(label, parent, tags, params)
         self._labels[run_id] = label
         step = StepRun(self, run_id, label, fingerprint, resumed=dead is not None)
         try:
@@ -305,7 +309,8 @@ class Workflow:
     def _status(self, error: BaseException | None) -> str:
         if error is None:
             return "FINISHED"
-        return "FAILED" if isinstance(error, Exception) and not self._interrupted else "KILLED"
+        continues = isinstance(error, Stopped) or not isinstance(error, Exception) or self._interrupted
+        return "KILLED" if continues else "FAILED"
 
     def _follow(self, recorder: "Recorder") -> None:
         """Pass on what workers tell the recorder, until the workflow ends."""

@@ -1,0 +1,121 @@
+"""How much a sweep may use, what a trial will use, and how many trials run side by side."""
+
+import math
+import re
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from components.config import Recipe
+from components.data.order import Plan
+from components.engine import Engine
+from components.errors import UserError
+from components.tasks.base import Batch, Task, resolve_weights
+from pipelines.prepare import expected_samples
+from pipelines.worker import make_task
+
+Unit = Literal["core-seconds", "images"]
+UNITS: dict[str, tuple[float, Unit]] = {
+    "m": (60.0, "core-seconds"),
+    "h": (3600.0, "core-seconds"),
+    "images": (1.0, "images"),
+}
+START_S = 12.0  # from the start of a Ray Train job to its first step, and from its last to its end: measured on 2 cores
+TIMED_STEPS = 3
+CLASSES = 10  # of a task that is only timed
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount of computing."""
+
+    amount: float
+    unit: Unit
+
+    def __str__(self) -> str:
+        return f"{self.amount / 60:g} core-minutes" if self.unit == "core-seconds" else f"{self.amount:g} images"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one training needs."""
+
+    core_seconds: float
+    images: int
+
+    def of(self, unit: Unit) -> float:
+        """In that unit."""
+        return self.core_seconds if unit == "core-seconds" else float(self.images)
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.core_seconds + other.core_seconds, self.images + other.images)
+
+
+def parse_budget(text: str) -> Budget:
+    """``90m``, ``1.5h`` (of one core), or ``2e6images``; UserError otherwise."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([a-z]+)\s*", text)
+    if not found or found[2] not in UNITS or float(found[1]) == 0:
+        raise UserError(f"--budget {text!r}: must be minutes or hours of one core, or images: 90m, 1.5h, 2e6images")
+    factor, unit = UNITS[found[2]]
+    return Budget(float(found[1]) * factor, unit)
+
+
+def estimate(recipe: Recipe) -> Cost:
+    """What a training of ``recipe`` will cost: some of its steps are run on noise, here and now, and timed."""
+    task = make_task(recipe, CLASSES)
+    if not task.players:
+        return Cost(START_S, 0)
+    training = recipe.training
+    samples = (expected_samples(recipe.data) or {}).get("train", 0)
+    plan = Plan(samples, training.batch, training.epochs)
+    share = max(1, training.batch // training.workers)
+    alone = training.model_copy(update={"compile": False})
+    engine = Engine(task, alone, resolve_weights(task, recipe.weights), plan.steps)
+    times = [_timed(engine, noise(task, share, recipe.data.size)) for _ in range(TIMED_STEPS + 1)]
+    seconds = START_S + plan.steps * statistics.median(times[1:])  # the first one warms up
+    return Cost(seconds * training.workers * training.cpus, round(training.epochs * samples))
+
+
+def _timed(engine: Engine, batch: Batch) -> float:
+    began = time.perf_counter()
+    rows = len(batch["image"])
+    engine.train_step(batch, torch.arange(rows), rows)
+    return time.perf_counter() - began
+
+
+def noise(task: Task, rows: int, size: int) -> Batch:
+    """A batch with the fields that the task needs, of noise."""
+    draws = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=draws)
+    labels = torch.randint(0, CLASSES, (rows,), generator=draws)
+    others = {"label": labels, "mask": pictures[:, 0].long() % CLASSES}
+    return {field: others.get(field, pictures) for field in ("image", *task.needs)}
+
+
+def side_by_side(nodes: Iterable[Mapping[str, float]], workers: int, cpus: int) -> int:
+    """How many trainings fit onto a cluster at once; ``nodes``: the resources of each. UserError where none does.
+
+    A worker needs ``cpus`` cores of one node, or a GPU where there are any; a training needs all of its workers.
+    """
+    nodes = list(nodes)
+    gpu = any(node.get("GPU", 0) for node in nodes)
+    places = sum(math.floor(node.get("GPU", 0) if gpu else node.get("CPU", 0) / cpus) for node in nodes)
+    if places < workers:
+        kind = "GPUs" if gpu else f"times {cpus} CPUs"
+        raise UserError(
+            f"a trial needs {workers} workers and the cluster has room for {places} ({places} {kind}): "
+            "--set training.workers=1, or a larger cluster"
+        )
+    return places // workers
+
+
+def nodes_of_cluster() -> list[dict[str, Any]]:
+    """The resources of every living node of the cluster that this process is connected to."""
+    import ray
+
+    found = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    return [node["Resources"] for node in found if node["Alive"]]

@@ -1,0 +1,219 @@
+"""How one trial runs: the steps of its recipes, as any command would run them, and what they were worth."""
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from components.config import Recipe
+from components.errors import Diverged, Stopped
+from components.tasks.base import get_task
+from components.transfer.protocol import gap_closed
+from infra.errors import OutsideError
+from pipelines.checkpoints import Checkpoints
+from pipelines.pretrain import checkpoints_url, pretrain_step
+from pipelines.recipes import load_benchmark, load_recipe
+from pipelines.steps import Step, in_order, perform
+from pipelines.sweeps.desk import Desk, TrialJudge
+from pipelines.sweeps.objectives import COST, UNIVERSAL, Objective
+from pipelines.sweeps.records import PUBLISHED, RESCALED, Probe, Proposal, Record, State
+from pipelines.sweeps.space import Point, apply
+from pipelines.table import beside
+from pipelines.transfer import best_val, validation_step
+from pipelines.worker import PROBE_SAMPLES
+from pipelines.workflow import StepResult, StepRun, Workflow
+
+LUCK = 2.0  # standard deviations by which a probe may be above chance without having learned anything
+
+
+def recipes_of(proposal: Proposal, bases: Sequence[Recipe]) -> list[Recipe]:
+    """What a trial trains: one recipe for each of the ``bases``."""
+    if proposal.name == RESCALED:
+        yardstick = load_recipe(RESCALED)
+        made = [beside(base, yardstick) for base in bases]
+    XX
+    if proposal.name == PUBLISHED:
+        return [base.model_copy(update={"weights": {}, "name": f"{base.name}, published"}) for base in bases]
+    trials = [apply(base, _own(proposal.point, base)) for base in bases]
+    return [trial.model_copy(update={"name": f"{trial.name}, {proposal.name}"}) for trial in trials]
+
+
+def _own(point: Point, base: Recipe) -> Point:
+    """The part of a point that is about a recipe: not the weights of terms that only other tasks have."""
+    terms = get_task(base.task).terms
+    return {
+        key: value for key, value in point.items() if not key.startswith("weights.") or key.split(".", 1)[1] in terms
+    }
+
+
+def collapse_floor(classes: int) -> float:
+    """The probe up to which an encoder is no better than one that says the same of every picture."""
+    chance = 1 / classes
+    return chance + LUCK * (chance * (1 - chance) / PROBE_SAMPLES[1]) ** 0.5
+
+
+class Steps:
+    """Steps that are run within a step, and remembered: what several trials consume is looked up once."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self.done: dict[str, StepResult] = {}
+
+    def result(self, step: Step, parent: str) -> StepResult:
+        """Run or reuse a step and all that it consumes, shown below the run ``parent``."""
+        for each in in_order([step]):
+            if each.fingerprint not in self.done:
+                inputs = tuple(self.done[other.fingerprint] for other in each.inputs)
+                self.done[each.fingerprint] = perform(each, inputs, self.workflow, parent)
+        return self.done[step.fingerprint]
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """Validation scores between which a universal sweep measures: by recipe, random's and supervised's."""
+
+    ends: Mapping[str, tuple[float, float]]
+
+    def closed(self, recipe: str, score: float) -> float:
+        """0 for random, 1 for supervised."""
+        random, supervised = self.ends[recipe]
+        closed: float | None = gap_closed(score, random, supervised)
+        if closed is None:
+            raise OutsideError(
+                f"supervised pretraining ({supervised:.3f}) is not better than random ({random:.3f}): there is no gap "
+                "to close; train longer, or on more images"
+            )
+        return closed
+
+
+class Trials:
+    """Runs the trials of one sweep. `run` may be called from several threads."""
+
+    def __init__(
+        self,
+        run: StepRun,
+        bases: Sequence[Recipe],
+        objectives: Sequence[Objective],
+        desk: Desk,
+        prepared: StepResult,
+        yardsticks: Yardsticks | None,
+    ) -> None:
+        """``yardsticks``: of a universal sweep, whose trials train every one of the ``bases``."""
+        self.step_run, self.bases, self.objectives, self.desk = run, bases, objectives, desk
+        self.yardsticks = yardsticks
+        self.floor = collapse_floor(prepared.value["classes"])
+        self.samples: int = prepared.value["samples"]["train"]
+        self.steps = Steps(run.workflow)
+        self._mutex = threading.Lock()
+
+    def run(self, proposal: Proposal, run_id: str) -> Record:
+        """Run a trial to its end, whichever it is, within its run."""
+        began = time.perf_counter()
+        record = Record(proposal, "finished", {}, run_id=run_id)
+        cores = max(base.training.workers * base.training.cpus for base in self.bases)
+        try:
+            for recipe, base in zip(recipes_of(proposal, self.bases), self.bases, strict=True):
+                record = self._trained(record, recipe, base)
+            record = replace(record, values=self._values(record))
+        except (Stopped, Diverged, OutsideError) as error:
+            record = self._cut_off(record, error, (time.perf_counter() - began) * cores)
+        self._report(record)
+        return record
+
+    def _trained(self, record: Record, recipe: Recipe, base: Recipe) -> Record:
+        """Train and score one recipe of a trial, from what is known of it already."""
+        proposal, training = record.proposal, recipe.training
+        desk = None if self.yardsticks or not proposal.searched else self.desk
+        judge = TrialJudge(desk, proposal.number, self.floor, proposal.until)
+        step = pretrain_step(recipe, judge)
+        for known, score in self.probes(recipe):
+            if not judge(known, score):
+                raise Stopped(f"step {known}")
+        trained = self.steps.result(step, record.run_id)
+        scores = {
+            objective.name: self._measured(objective, recipe, trained, record.run_id) for objective in self.objectives
+        }
+        cores = training.workers * training.cpus
+        return replace(
+            record,
+            scores=record.scores | ({base.name: scores[UNIVERSAL]} if self.yardsticks else scores),
+            probes=[(int(probe["step"]), float(probe["score"])) for probe in trained.value["probes"]],
+            core_seconds=record.core_seconds + trained.value["seconds"] * cores,
+            images=record.images + (round(training.epochs * self.samples) if trained.value["steps"] else 0),
+        )
+
+    def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult, parent: str) -> float:
+        """The value of one objective; of a universal sweep, the score that goes into it."""
+        training = recipe.training
+        if objective.name == COST:
+            return float(trained.value["seconds"] * training.workers * training.cpus)
+        benchmark = recipe.benchmarks[0] if objective.name == UNIVERSAL else objective.name
+        return best_val(self.steps.result(validation_step(recipe, load_benchmark(benchmark)), parent).value)
+
+    def _values(self, record: Record) -> dict[str, float]:
+        """The objectives of a trial whose recipes have all been scored."""
+        if not self.yardsticks:
+            return record.scores
+        closed = [self.yardsticks.closed(name, score) for name, score in record.scores.items()]
+        return {UNIVERSAL: sum(closed) / len(closed)}
+
+    def _cut_off(self, record: Record, error: Exception, core_seconds: float) -> Record:
+        """The record of a trial that did not finish."""
+        recipe = recipes_of(record.proposal, self.bases)[len(record.scores) if self.yardsticks else 0]
+        probes = self.probes(recipe)
+        state: State = "stopped"
+        if isinstance(error, Diverged):
+            state = "diverged"
+        elif isinstance(error, OutsideError):
+            state = "failed"
+        elif probes and probes[-1][1] <= self.floor:
+            state = "collapsed"
+        images = record.images + (probes[-1][0] * recipe.training.batch if probes else 0)
+        return replace(
+            record, state=state, values={}, probes=probes, core_seconds=core_seconds, images=images, why=str(error)
+        )
+
+    def probes(self, recipe: Recipe) -> list[Probe]:
+        """The probes of a training that its newest checkpoint knows."""
+        folder = self.folder(recipe)
+        if not folder.is_dir():
+            return []
+        with tempfile.TemporaryDirectory() as into:
+            _, checkpoint = Checkpoints(checkpoints_url(recipe, folder)).newest(Path(into)) or (0, None)
+            if checkpoint is None or not (checkpoint / "probes.json").exists():
+                return []
+            known = json.loads((checkpoint / "probes.json").read_text())
+        return [(int(probe["step"]), float(probe["score"])) for probe in known]
+
+    def folder(self, recipe: Recipe) -> Path:
+        """Where the training of a recipe works."""
+        return self.step_run.workflow.session.folder("runs") / pretrain_step(recipe).fingerprint[:16]
+
+    def start_from(self, proposal: Proposal, donor: Proposal) -> None:
+        """Give a trial the newest checkpoint of another: the state of a training whose weights were the same so far."""
+        (own,), (other,) = recipes_of(proposal, self.bases), recipes_of(donor, self.bases)
+        folders = self.folder(own), self.folder(other)
+        if folders[0] == folders[1]:
+            return
+        with tempfile.TemporaryDirectory() as into:
+            checkpoints = [
+                Checkpoints(checkpoints_url(recipe, folder))
+                for recipe, folder in zip((own, other), folders, strict=True)
+            ]
+            folders[0].mkdir(parents=True, exist_ok=True)
+            found, given = (each.newest(Path(into) / str(k)) for k, each in enumerate(checkpoints))
+            if given and (found is None or found[0] < given[0]):
+                checkpoints[0].save(given[1], given[0])
+
+    def _report(self, record: Record) -> None:
+        """Write a record to the trial's run, and end it."""
+        tracker = self.step_run.tracker
+        figures = {"core_seconds": record.core_seconds, "images": float(record.images)}
+        figures |= record.values | {f"val/{name}": score for name, score in record.scores.items()}
+        tracker.log_metrics(record.run_id, figures)
+        tracker.set_tags(record.run_id, {"genoise.state": record.state, "genoise.why": record.why})
+        ends = {"finished": "FINISHED", "stopped": "KILLED"}
+        tracker.finish(record.run_id, ends.get(record.state, "FAILED"))
