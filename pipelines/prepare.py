@@ -253,7 +253,7 @@ def _value(url: str, index: Index, index_file: str) -> Value:
         "index": index.fingerprint(),
         "index_file": index_file,
         "samples": {split: index.samples(split) for split in index.splits},
-        "classes": len(index.classes),
+        "classes": len(index.classes) if "label" in index.fields else 0,  # those of boxes and masks are no labels
         "skipped": [skip.model_dump() for skip in index.skipped[:20]],
         "skipped_count": len(index.skipped),
         "converted": index.converted,
