@@ -1,0 +1,314 @@
+"""One training step of pix2pix and of CycleGAN: ours against a loop as image translation is usually trained.
+
+    python -m benchmarks.translation [--task pix2pix] [--precision bf16] [--compile] [--rounds 5] [--json]
+
+pix2pix: U-Net-256, 256 px, batches of 4; CycleGAN: nine blocks, 128 px, batches of 1; both at their published width.
+The usual loop is written out below with torch's own modules: single precision, torch's default memory layout and Adam,
+one call per picture, as the papers' algorithms read. First both sides are built small, without dropout and in single
+precision, get the same weights and pictures, and have to arrive at the same weights; then they take turns at full
+size. The ratio is that of neighbours, its median and quartiles are those of all rounds.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from components.config import AugmentConfig, EncoderConfig, TrainingConfig
+from components.engine import Engine
+from components.tasks.base import Batch, Task, build_task, resolve_weights
+
+GOALS = {"pix2pix": 3.5, "cyclegan": 3.5}
+CHECKED, TOLERANCE = 2, 2e-3  # steps that both sides take before they are compared; relative difference of the weights
+_MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained: the task, and the size of its networks and pictures."""
+
+    task: str
+    width: int
+    depth: int
+    side: int
+    batch: int
+    patch: int
+    dropout: float
+
+
+FULL = {
+    "pix2pix": Setting("pix2pix", 64, 8, 256, 4, 70, 0.5),
+    "cyclegan": Setting("cyclegan", 64, 12, 128, 1, 70, 0.0),
+}
+SMALL = {
+    "pix2pix": Setting("pix2pix", 8, 5, 32, 2, 16, 0.0),
+    "cyclegan": Setting("cyclegan", 16, 5, 32, 1, 16, 0.0),
+}
+
+
+class UsualUNet(nn.Module):
+    """The U-Net of pix2pix, batch normalization."""
+
+    def __init__(self, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        widths = [3, *(width * min(2**k, 8) for k in range(depth))]
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        for k in range(depth):
+            modules: list[nn.Module] = [nn.LeakyReLU(0.2)] if k else []
+            modules.append(nn.Conv2d(widths[k], widths[k + 1], 4, 2, 1, bias=False))
+            self.down.append(nn.Sequential(*modules, *([nn.BatchNorm2d(widths[k + 1])] if 0 < k < depth - 1 else [])))
+        for k in reversed(range(depth)):
+            before = widths[k + 1] * (1 if k == depth - 1 else 2)
+            up = nn.ConvTranspose2d(before, widths[k] if k else 3, 4, 2, 1, bias=k == 0)
+            rest: list[nn.Module] = [nn.BatchNorm2d(widths[k])] if k else [nn.Tanh()]
+            self.up.append(nn.Sequential(nn.ReLU(), up, *rest, *([nn.Dropout(dropout)] if k > depth - 4 else [])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = []
+        for down in self.down:
+            x = down(x)
+            maps.append(x)
+        for up in self.up:
+            beside = maps.pop()
+            x = up(beside if x is beside else torch.cat([beside, x], 1))
+        return x
+
+
+class UsualBlock(nn.Module):
+    """A residual block of the ResNet generator."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
+        other = [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3), nn.InstanceNorm2d(channels)]
+        self.branch = nn.Sequential(*half, nn.ReLU(), *other)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.branch(x)
+        return y
+
+
+def usual_resnet(width: int, depth: int) -> nn.Sequential:
+    """The ResNet generator of CycleGAN; ``depth`` counts three convolutions and the blocks."""
+    modules: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7), nn.InstanceNorm2d(width), nn.ReLU()]
+    for k in (1, 2):
+        modules += [nn.Conv2d(width * k, width * 2 * k, 3, 2, 1), nn.InstanceNorm2d(width * 2 * k), nn.ReLU()]
+    modules += [UsualBlock(width * 4) for _ in range(depth - 3)]
+    for k in (4, 2):
+        up = nn.ConvTranspose2d(width * k, width * k // 2, 3, 2, 1, output_padding=1)
+        modules += [up, nn.InstanceNorm2d(width * k // 2), nn.ReLU()]
+    return nn.Sequential(*modules, nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh())
+
+
+def usual_patchgan(
+    channels: int, width: int, strided: int, norm: type[nn.BatchNorm2d | nn.InstanceNorm2d]
+) -> nn.Module:
+    """The discriminator of both."""
+    modules: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+    before = width
+    for k in range(1, strided + 1):
+        after, bias = width * min(2**k, 8), norm is nn.InstanceNorm2d
+        modules += [nn.Conv2d(before, after, 4, 2 if k < strided else 1, 1, bias=bias), norm(after), nn.LeakyReLU(0.2)]
+        before = after
+    return nn.Sequential(*modules, nn.Conv2d(before, 1, 4, 1, 1))
+
+
+def adam(*networks: nn.Module) -> torch.optim.Adam:
+    """Both papers' optimizer, in torch's default form."""
+    return torch.optim.Adam([p for network in networks for p in network.parameters()], 2e-4, betas=(0.5, 0.999))
+
+
+def usual_pix2pix(setting: Setting, batch: Batch, start: Task) -> tuple[Step, list[nn.Module]]:
+    """Discriminator, then generator; the networks in the order of the task's."""
+    generator = UsualUNet(setting.width, setting.depth, setting.dropout)
+    discriminator = usual_patchgan(6, setting.width, {16: 1, 70: 3}[setting.patch], nn.BatchNorm2d)
+    networks: list[nn.Module] = [generator, discriminator]
+    take(networks, start)
+    generator_adam, discriminator_adam = adam(generator), adam(discriminator)
+    picture, target = (batch[field].float() / 255 for field in ("image", "target"))
+    seen, shown, truth = (picture - _MEAN) / _STD, 2 * picture - 1, 2 * target - 1
+
+    def verdict(logits: Tensor, real: bool) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+    def step() -> None:
+        fake = generator(seen)
+        discriminator.requires_grad_(True)
+        discriminator_adam.zero_grad()
+        on_fake = verdict(discriminator(torch.cat([shown, fake.detach()], 1)), False)
+        on_real = verdict(discriminator(torch.cat([shown, truth], 1)), True)
+        (0.5 * (on_fake + on_real)).backward()  # type: ignore[no-untyped-call]
+        discriminator_adam.step()
+        discriminator.requires_grad_(False)
+        generator_adam.zero_grad()
+        persuaded = verdict(discriminator(torch.cat([shown, fake], 1)), True)
+        (persuaded + 100 * F.l1_loss(fake, truth)).backward()  # type: ignore[no-untyped-call]
+        generator_adam.step()
+
+    return step, networks
+
+
+def usual_cyclegan(setting: Setting, batch: Batch, start: Task) -> tuple[Step, list[nn.Module]]:
+    """Both generators, then each discriminator; a pool of 50 is still filling while this is timed."""
+    ab, ba = (usual_resnet(setting.width, setting.depth) for _ in range(2))
+    strided = {16: 1, 70: 3}[setting.patch]
+    judge_a, judge_b = (usual_patchgan(3, setting.width, strided, nn.InstanceNorm2d) for _ in range(2))
+    networks: list[nn.Module] = [ab, ba, judge_a, judge_b]
+    take(networks, start)
+    generator_adam, discriminator_adam = adam(ab, ba), adam(judge_a, judge_b)
+    a, b = (2 * batch[field].float() / 255 - 1 for field in ("image", "other"))
+
+    def seen(picture: Tensor) -> Tensor:
+        return ((picture + 1) / 2 - _MEAN) / _STD
+
+    def verdict(logits: Tensor, real: bool) -> Tensor:
+        return F.mse_loss(logits, torch.full_like(logits, float(real)))
+
+    def step() -> None:
+        fake_b, fake_a = ab(seen(a)), ba(seen(b))
+        back_a, back_b = ba(seen(fake_b)), ab(seen(fake_a))
+        for judge in (judge_a, judge_b):
+            judge.requires_grad_(False)
+        generator_adam.zero_grad()
+        same = F.l1_loss(ab(seen(b)), b) + F.l1_loss(ba(seen(a)), a)
+        persuaded = verdict(judge_b(fake_b), True) + verdict(judge_a(fake_a), True)
+        cycle = F.l1_loss(back_a, a) + F.l1_loss(back_b, b)
+        (persuaded + 10 * cycle + 5 * same).backward()  # type: ignore[no-untyped-call]
+        generator_adam.step()
+        discriminator_adam.zero_grad()
+        for judge, real, fake in ((judge_a, a, fake_a), (judge_b, b, fake_b)):
+            judge.requires_grad_(True)
+            (0.5 * (verdict(judge(real), True) + verdict(judge(fake.detach()), False))).backward()  # type: ignore[no-untyped-call]
+        discriminator_adam.step()
+
+    return step, networks
+
+
+def parameters(networks: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """All of them, network by network."""
+    return [p for network in networks for p in network.parameters()]
+
+
+@torch.no_grad()
+def take(networks: list[nn.Module], task: Task) -> None:
+    """Start from the weights of a task, whose networks come in the same order and have as many."""
+    for mine, other in zip(parameters(networks), task.parameters(), strict=True):
+        mine.copy_(other)
+
+
+def batch_of(setting: Setting) -> Batch:
+    """Random pictures."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (setting.batch, 3, setting.side, setting.side)
+    fields = ("image", "target" if setting.task == "pix2pix" else "other")
+    return {field: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for field in fields}
+
+
+def contestants(setting: Setting, precision: str, compiled: bool) -> tuple[Step, Task, Step, list[nn.Module]]:
+    """Our step and its task, the usual step and its networks; both start from the same weights."""
+    pix2pix = setting.task == "pix2pix"
+    encoder = EncoderConfig(
+        name="unet" if pix2pix else "resnet_generator",
+        width=setting.width,
+        depth=setting.depth,
+        norm="batch" if pix2pix else "instance",
+        stem="large",
+    )
+    options = {"pair": "target", "dropout": setting.dropout} if pix2pix else {}
+    task = build_task(setting.task, {**options, "patch": setting.patch}, encoder, setting.side, 0, seed=0)
+    batch = batch_of(setting)
+    usual_step, networks = (usual_pix2pix if pix2pix else usual_cyclegan)(setting, batch, task)
+    training = TrainingConfig.parse(
+        {
+            "batch": setting.batch,
+            "precision": precision,
+            "compile": compiled,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "augment": AugmentConfig(flip=False, shift=0),
+        }
+    )
+    engine = Engine(task, training, resolve_weights(task, {}), steps=1_000_000)
+    positions_B = torch.arange(setting.batch)
+
+    def step() -> None:
+        engine.train_step(batch, positions_B, setting.batch)
+
+    return step, task, usual_step, networks
+
+
+def check(name: str) -> float:
+    """Relative difference of the weights after a few steps of both, small and in single precision."""
+    step, task, usual_step, networks = contestants(SMALL[name], "fp32", compiled=False)
+    for _ in range(CHECKED):
+        step()
+        usual_step()
+    # Not biases: in front of an instance normalization their gradient is rounding, of which Adam makes full steps.
+    ours, usual = (
+        torch.cat([p.detach().reshape(-1) for p in each if p.ndim > 1])
+        for each in (task.parameters(), parameters(networks))
+    )
+    return float((ours - usual).norm() / usual.norm())
+
+
+def seconds(step: Step, steps: int) -> float:
+    """Seconds that one step takes, the mean of several."""
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - began) / steps
+
+
+def compare(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """One task: check, then rounds of both contestants; prints a line and returns the figures."""
+    apart = check(name)
+    if not apart < TOLERANCE:
+        sys.exit(f"{name}: after {CHECKED} steps the weights differ by {apart:.1e}: the two do not do the same")
+    setting = FULL[name]
+    step, _, usual_step, _ = contestants(setting, options.precision, options.compile)
+    for warm_up in (step, step, usual_step):
+        warm_up()
+    ours, usual = [], []
+    for _ in range(options.rounds):
+        ours.append(seconds(step, options.steps))
+        usual.append(seconds(usual_step, options.steps))
+    low, ratio, high = statistics.quantiles([u / o for o, u in zip(ours, usual, strict=True)], n=4, method="inclusive")
+    speeds = setting.batch / statistics.median(ours), setting.batch / statistics.median(usual)
+    met = "met" if ratio >= GOALS[name] else "missed"
+    print(f"{name:<12}{speeds[0]:>10.2f}{speeds[1]:>10.2f}{ratio:>8.2f}   {low:.2f} to {high:.2f}   {met}")
+    return {"ours": speeds[0], "usual": speeds[1], "ratio": ratio, "quartile_1": low, "quartile_3": high}
+
+
+def main(arguments: list[str]) -> None:
+    """Compare on every task that was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--task", choices=FULL, help="only this one")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of our side")
+    parser.add_argument("--compile", action="store_true", help="our side with torch.compile")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1, help="of each contestant in a round")
+    parser.add_argument("--json", action="store_true", help="the figures as JSON in the last line")
+    options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error("--rounds: the spread needs two or more")
+    torch.set_num_threads(options.threads)
+    print(f"{options.precision}{', compiled' if options.compile else ''} against fp32, {options.threads} threads")
+    print(f"{'images/s':<12}{'ours':>10}{'usual':>10}{'ratio':>8}   {'quartiles':<14} goal {GOALS['pix2pix']}")
+    figures = {name: compare(name, options) for name in FULL if options.task in (None, name)}
+    if options.json:
+        about = {key: getattr(options, key) for key in ("precision", "compile", "threads", "rounds")}
+        print(json.dumps({**about, "goals": GOALS, **figures}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
