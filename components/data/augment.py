@@ -9,12 +9,8 @@ from torch import Tensor
 from components.config import AugmentConfig
 from components.draws import Draws
 
-PICTURES = (
-    "image",
-    "target",
-    "other",
-    "edges",
-)  # uint8 (B, 3, H, W) -> float in [0, 1]; everything else with H and W is a map of labels
+# uint8 (B, 3, H, W) -> float in [0, 1]; everything else with H and W is a map of labels.
+PICTURES = ("image", "target", "other", "another", "edges")
 
 
 def augment(batch: dict[str, Tensor], config: AugmentConfig, draws: Draws) -> dict[str, Tensor]:
