@@ -1,0 +1,99 @@
+"""Archives: unpacked once, as plain files below the cache, or refused by name; folders found inside."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from components.data.sources.files import made_once, subfolder, unpack
+from components.errors import UserError
+from tests.components.data.sources.conftest import open_with, pack, write_image
+
+
+def tar_of(path: Path, member: tarfile.TarInfo, data: bytes = b"") -> Path:
+    member.size = len(data)
+    with tarfile.open(path, "w") as tar:
+        tar.addfile(tarfile.TarInfo("first.txt"))
+        tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def link(kind: bytes) -> tarfile.TarInfo:
+    member = tarfile.TarInfo("data/passwords")
+    member.type, member.linkname = kind, "/etc/passwd"
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        (tarfile.TarInfo("../outside.txt"), "member '../outside.txt' leads out of the archive"),
+        (tarfile.TarInfo("/outside.txt"), "member '/outside.txt' leads out of the archive"),
+        (tarfile.TarInfo("a\\..\\b"), "leads out of the archive"),
+        (link(tarfile.SYMTYPE), "member 'data/passwords' is a link or a device"),
+        (link(tarfile.LNKTYPE), "member 'data/passwords' is a link or a device"),
+        (link(tarfile.CHRTYPE), "member 'data/passwords' is a link or a device"),
+        (tarfile.TarInfo("first.txt"), "cannot be unpacked (File exists)"),
+    ],
+)
+def test_hostile_archives_are_refused_and_leave_nothing(
+    tmp_path: Path, home: Path, member: tarfile.TarInfo, said: str
+) -> None:
+    archive = tar_of(tmp_path / "raw.tar", member, b"x" if member.isreg() else b"")
+    with pytest.raises(UserError) as caught:
+        unpack(archive, "test")
+    assert str(archive) in str(caught.value) and said in str(caught.value) and "\n" not in str(caught.value)
+    assert not [path for path in home.rglob("*") if path.is_file()]
+    assert not (tmp_path / "outside.txt").exists() and not Path("/outside.txt").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 700, 2000])
+def test_damaged_archives_are_refused(tmp_path: Path, home: Path, cut: int) -> None:
+    write_image(tmp_path / "raw" / "a.png", 1, (60, 60))
+    archive = pack(tmp_path / "raw", tmp_path / "raw.tar.gz")
+    archive.write_bytes(archive.read_bytes()[:cut])
+    with pytest.raises(UserError, match="cannot be unpacked") as caught:
+        unpack(archive, "test")
+    assert str(caught.value).endswith(": get it again")
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_permissions_are_not_taken_and_changed_archives_are_unpacked_again(tmp_path: Path, home: Path) -> None:
+    member = tarfile.TarInfo("run.sh")
+    member.mode = 0o4777
+    archive = tar_of(tmp_path / "raw.tar", member, b"echo")
+    folder = unpack(archive, "test")
+    assert (folder / "run.sh").stat().st_mode & 0o7111 == 0
+    assert unpack(archive, "test") == folder
+    os.utime(archive, (1, 1))
+    assert unpack(archive, "test") != folder
+
+
+def test_no_room_is_an_error_for_the_reader(tmp_path: Path, home: Path) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "raw").write_bytes(b"")
+    with pytest.raises(UserError, match=r"raw cannot be unpacked \(No space left on device\) into "):
+        made_once("test", tmp_path / "raw", full)
+
+
+def test_a_lone_folder_is_entered_and_a_split_is_not(tmp_path: Path, home: Path) -> None:
+    write_image(tmp_path / "raw" / "cat" / "a.png")
+    write_image(tmp_path / "raw" / "dog" / "b.png")
+    archive = pack(tmp_path / "raw", tmp_path / "pets.tar", "pets/all")
+    assert open_with("folder", archive).classes == ("cat", "dog")
+    write_image(tmp_path / "split" / "train" / "a.png")
+    source = open_with("folder", pack(tmp_path / "split", tmp_path / "split.tar"))
+    assert source.locate("train", 0) == "train/a.png"
+
+
+def test_a_subfolder_may_be_an_archive(tmp_path: Path, home: Path) -> None:
+    write_image(tmp_path / "raw" / "a.png")
+    pack(tmp_path / "raw", tmp_path / "train.tar.gz")
+    found = subfolder(tmp_path, "train", "test")
+    assert found is not None and [path.name for path in found.iterdir()] == ["a.png"]
+    assert subfolder(tmp_path, "raw", "test") == tmp_path / "raw"
+    assert subfolder(tmp_path, "val", "test") is None
