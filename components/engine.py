@@ -29,8 +29,9 @@ from components.networks.norm import set_sync
 from components.parallel import World, in_layout_of
 from components.tasks.base import Batch, Player, Task, Tensors
 
-DEAD_DISCRIMINATOR = 1e-2  # a discriminator loss below this teaches nobody anything ...
-DEAD_PATIENCE = 5  # ... when it stays there for so many log lines
+SURE = 0.99  # a discriminator that is right more often, on both sides, teaches nobody anything,
+COLLAPSED = 0.1  # and a generator's pictures that are closer to each other, relative to real ones, are all the same,
+PATIENCE = 5  # when it stays so for that many log lines
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -385,20 +386,27 @@ class Watch:
     """Reads log lines for signs of divergence."""
 
     def __init__(self) -> None:
-        self.dead = 0
+        self.lasting: dict[str, int] = {}  # sign: for how many log lines it has been there
 
     def check(self, step: int, values: dict[str, float]) -> str | None:
-        """A warning or None. Raises Diverged when a logged value is not finite."""
+        """A warning, once for as long as its reason lasts, or None. Raises Diverged when a value is not finite."""
         broken = sorted(key for key, value in values.items() if not math.isfinite(value))
         if broken:
             raise Diverged(
                 f"step {step}: {', '.join(broken)} not finite; try a smaller learning rate, training.clip, or fp32"
             )
-        self.dead = self.dead + 1 if values.get("loss/discriminator", math.inf) < DEAD_DISCRIMINATOR else 0
-        if self.dead == DEAD_PATIENCE:
-            loss = values["loss/discriminator"]
-            return f"the discriminator's loss stays at {loss:.1e}: it has won, the adversarial term teaches little"
+        right = min(values.get(f"discriminator/accuracy_{kind}", 0.0) for kind in ("real", "fake"))
+        if self._lasts("won", right > SURE):
+            return f"the discriminator is right on {right:.1%}: it has won, the adversarial term teaches little"
+        spread = values.get("generator/diversity", 1.0)
+        if self._lasts("collapsed", spread < COLLAPSED):
+            return f"the generator has collapsed: its pictures differ {spread:.0%} as much as real ones do"
         return None
+
+    def _lasts(self, sign: str, there: bool) -> bool:
+        """Whether the sign has now been there for as long as patience goes."""
+        self.lasting[sign] = self.lasting.get(sign, 0) + 1 if there else 0
+        return self.lasting[sign] == PATIENCE
 
 
 def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hooks, waited: Callable[[], float]) -> None:

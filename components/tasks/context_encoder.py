@@ -124,7 +124,8 @@ class ContextEncoder(Task):
         prediction, truth = outputs["prediction"], inputs["truth"]
         fake_B = self.discriminator(torch.where(inputs["painted"], prediction, truth))
         if player == "discriminator":
-            return {"discriminator": losses.discriminator(self.discriminator(truth), fake_B)}
+            real_B = self.discriminator(truth)
+            return {"discriminator": losses.discriminator(real_B, fake_B), **losses.accuracies(real_B, fake_B)}
         return {
             "l2": losses.l2(prediction, truth, inputs["weight"], inputs["painted_share"]),
             "adversarial": losses.adversarial(fake_B),

@@ -254,12 +254,27 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_written() -> Non
     assert not [event for event in story.events if event[0] == "checkpoint"]
 
 
-def test_a_dead_discriminator_is_said_once() -> None:
+@pytest.mark.parametrize(
+    ("bad", "good", "message"),
+    [
+        ({"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 0.995}, {}, "right on 99.5%: it has won"),
+        ({"generator/diversity": 0.04}, {"generator/diversity": 0.8}, "differ 4% as much"),
+    ],
+)
+def test_a_game_that_is_over_is_said_once(bad: dict[str, float], good: dict[str, float], message: str) -> None:
     watch = Watch()
-    said = [watch.check(step, {"loss/discriminator": 1e-4}) for step in range(10)]
-    assert sum(message is not None for message in said) == 1
-    assert "has won" in str(said[4])
-    assert watch.check(11, {"loss/discriminator": 0.5}) is None and watch.dead == 0
+    said = [watch.check(step, bad) for step in range(10)]
+    assert [step for step, text in enumerate(said) if text is not None] == [4]
+    assert message in str(said[4])
+    assert watch.check(10, good) is None
+    assert [watch.check(step, bad) for step in range(4)] == [None] * 4, "patience begins anew"
+    assert watch.check(15, bad) is not None
+
+
+def test_a_discriminator_that_is_right_on_one_side_has_not_won() -> None:
+    watch = Watch()
+    values = {"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 0.6, "loss/discriminator": -40.0}
+    assert not any(watch.check(step, values) for step in range(10))
 
 
 class Remembering(Pair):
