@@ -1,24 +1,38 @@
-"""The loader against decoding the same bytes in memory, with the same decoder and the same number of threads.
+"""The loader against decoding the same bytes in memory, and against what one would use instead.
 
     python -m benchmarks.loader [--threads 2] [--rounds 5] [--json]
 
-Two data sets: photographs' size (256 px JPEGs) and toys' size (32 px PNGs). The loader reads memory-mapped shards in
-the shuffled order and makes batches, with its cache of decoded images off, so that every image is decoded in every
-round; "cached" is what it gives from the second epoch on. The contestants take turns in every round; ratios are medians
-over rounds.
+256 px JPEGs, a random 224 px window of each, mirrored in half of the cases, batches of uint8 on the device (without a
+GPU: in memory). All contestants use the same number of cores and take turns in every round; no decoded image is kept.
+
+    in memory     simplejpeg alone, into one buffer per thread: no crop, no flip, no batch; the limit
+    loader        ours, from shards in a folder, in the shuffled order; flips are the device's, here the CPU's
+    loader, s3    the same from a bucket (rclone, on this machine), the local copies warm
+    webdataset    WebDataset, shuffled, Pillow, crop and flip, batched by torch's DataLoader in worker processes
+    folder        torch's DataLoader over a folder of the same files: Pillow, crop and flip, worker processes
+
+The ratios are medians over rounds, with their quartiles. 32 px PNGs are measured without the others: they are what
+CIFAR is stored as, and stay decoded in memory after one epoch ("cached").
 """
 
 import argparse
+import io
 import json
+import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
 
 from components.data.dataset import ShardedDataset
 from components.data.images import UInt8, decode, encode_png
@@ -29,12 +43,13 @@ from components.data.shards import Index, write_shard
 from components.data.sources.base import Sample
 
 SHARDS = 8
+PHOTO, WINDOW, TOY = 256, 224, 32
+Speed = Callable[[int], float]  # round -> images per second
+Crop = Callable[[bytes], torch.Tensor]
 
 
 def encode_photo(rgb_HW3: UInt8) -> bytes:
     """uint8 (H, W, 3) -> JPEG as cameras and web sites write it: quality 85, colour at half resolution."""
-    import simplejpeg
-
     data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb_HW3), 85, "RGB", "420")
     return data
 
@@ -61,8 +76,12 @@ def in_memory(encoded: list[bytes], size: int, threads: int) -> float:
     """Images per second of decoding alone: every thread its own part, nothing kept."""
 
     def part(number: int) -> None:
+        buffer = np.empty((size, size, 3), np.uint8)
         for data in encoded[number::threads]:
-            decode(data, size)
+            if size == PHOTO:
+                simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
+            else:
+                decode(data, size, buffer)
 
     with ThreadPoolExecutor(threads) as pool:
         began = time.perf_counter()
@@ -70,62 +89,174 @@ def in_memory(encoded: list[bytes], size: int, threads: int) -> float:
         return len(encoded) / (time.perf_counter() - began)
 
 
+def flip(image_B3HW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Mirror half of the pictures, where they are."""
+    for row in torch.nonzero(torch.rand(len(image_B3HW), generator=generator) < 0.5).flatten().tolist():
+        image_B3HW[row] = image_B3HW[row].flip(-1)
+    return image_B3HW
+
+
 def loaded(data: ShardedDataset, batch: int, threads: int, seed: int) -> float:
-    """Images per second of one epoch."""
-    loader = Loader(
-        data, Order(data.shard_sizes, seed), Plan(len(data), batch, 1), threads=threads, prefetch=2 * threads
-    )
+    """Images per second of two epochs; mirrored where a window is cut out."""
+    generator = torch.Generator().manual_seed(seed)
+    plan = Plan(len(data), batch, 2)
     began = time.perf_counter()
-    for _ in loader.iterate():
-        pass
-    return len(data) / (time.perf_counter() - began)
+    for each in Loader(data, Order(data.shard_sizes, seed), plan, threads=threads).iterate():
+        if data.margin:
+            flip(each.batch["image"], generator)
+    return plan.total / (time.perf_counter() - began)
 
 
-def compare(
-    title: str, index: Index, encoded: list[bytes], folder: Path, size: int, options: argparse.Namespace
-) -> dict[str, float]:
-    """One data set: rounds of both contestants; prints a line and returns the figures."""
-    cold = ShardedDataset(index, "train", lambda name: folder / name, size, cache_bytes=0)
-    warm = ShardedDataset(index, "train", lambda name: folder / name, size)
-    loaded(warm, options.batch, options.threads, 0)
-    loaded(cold, options.batch, options.threads, 0)
-    limits, speeds, cached = [], [], []
-    for seed in range(options.rounds):
-        limits.append(in_memory(encoded, size, options.threads))
-        speeds.append(loaded(cold, options.batch, options.threads, seed))
-        cached.append(loaded(warm, options.batch, options.threads, seed))
-    ratio = statistics.median(speed / limit for speed, limit in zip(speeds, limits, strict=True))
-    kib = sum(map(len, encoded)) / len(encoded) / 1024
-    print(
-        f"{title} ({kib:.1f} KiB each): in memory {statistics.median(limits):,.0f}/s, "
-        f"loader {statistics.median(speeds):,.0f}/s = {ratio:.2f}; cached {statistics.median(cached):,.0f}/s"
+def crop_with_pillow(data: bytes) -> torch.Tensor:
+    """As one would write it: decode, a random window, mirrored or not; uint8 (224, 224, 3)."""
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    left, top = np.random.randint(PHOTO - WINDOW + 1, size=2).tolist()
+    image = image.crop((left, top, left + WINDOW, top + WINDOW))
+    if np.random.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return torch.from_numpy(np.array(image))
+
+
+def crop_sample(sample: dict[str, Any]) -> torch.Tensor:
+    """A sample of webdataset."""
+    return crop_with_pillow(sample["jpg"])
+
+
+class Folder(torch.utils.data.Dataset[torch.Tensor]):
+    """Image files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = sorted(folder.glob("*.jpg"))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int) -> torch.Tensor:
+        return crop_with_pillow(self.files[item].read_bytes())
+
+
+def drained(batches: Any, count: int) -> float:
+    """Images per second from the first batch on: starting worker processes is not counted."""
+    iterator = iter(batches)
+    first = len(next(iterator))
+    began = time.perf_counter()
+    rest = sum(len(batch) for batch in iterator)
+    assert first + rest == count
+    return rest / (time.perf_counter() - began)
+
+
+def webdataset(folder: Path, count: int, options: argparse.Namespace) -> float:
+    """Images per second of webdataset and Pillow."""
+    import webdataset as wds
+
+    shards = sorted(map(str, folder.glob("*.tar")))
+    data = wds.WebDataset(shards, shardshuffle=len(shards), seed=0).shuffle(1000).map(crop_sample)
+    return drained(torch.utils.data.DataLoader(data, options.batch, num_workers=options.threads), count)
+
+
+def folder_loader(folder: Path, count: int, options: argparse.Namespace) -> float:
+    """Images per second of a folder and Pillow."""
+    data = Folder(folder)
+    return drained(torch.utils.data.DataLoader(data, options.batch, shuffle=True, num_workers=options.threads), count)
+
+
+@contextmanager
+def bucket(folder: Path, index: Index, cache: Path) -> Iterator[Callable[[str], Path]]:
+    """The shards of ``folder`` in a bucket of a server on this machine, behind the cache of local copies."""
+    from infra.local import serve_s3
+    from infra.storage import Cache, Storage
+
+    buckets = cache / "buckets"
+    (buckets / "shards").mkdir(parents=True)
+    with serve_s3(buckets, key="benchmark", secret="only-for-this-run") as server:
+        os.environ.update(server.environment)
+        place = Storage("s3://shards/photos")
+        digests = {entry.name: entry.sha256 for entry in index.splits["train"]}
+        for name in digests:
+            place.upload(folder / name, name)
+        copies = Cache(place.url, cache / "copies")
+        yield lambda name: copies.fetch(name, digests[name])
+
+
+def compare(contestants: dict[str, Speed], rounds: int) -> dict[str, dict[str, float]]:
+    """Rounds of all contestants, the first of them the limit; prints a table and returns the figures."""
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(-1, rounds):
+        for name, speed in contestants.items():
+            value = speed(turn + 1)
+            if turn >= 0:  # the first one opens files and fills the cache of local copies
+                speeds[name].append(value)
+    limit = next(iter(speeds.values()))
+    figures = {}
+    for name, values in speeds.items():
+        ratios = [value / best for value, best in zip(values, limit, strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        figures[name] = {"images_per_s": statistics.median(values), "ratio": ratio, "low": low, "high": high}
+        print(f"{name:<22}{statistics.median(values):>10,.0f}{ratio:>9.2f}   {low:.2f} to {high:.2f}")
+    return figures
+
+
+def photos(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """256 px JPEGs: everybody."""
+    index, encoded = make(folder / "shards", PHOTO, options.photos, "jpg", encode_photo)
+    (folder / "files").mkdir()
+    for k, data in enumerate(encoded):
+        (folder / "files" / f"{k:06d}.jpg").write_bytes(data)
+    here = lambda name: folder / "shards" / name  # noqa: E731
+    margin = PHOTO - WINDOW
+
+    def ours(fetch: Callable[[str], Path], size: int, margin: int) -> Speed:
+        data = ShardedDataset(index, "train", fetch, size, margin=margin, cache_bytes=0)
+        return lambda seed: loaded(data, options.batch, options.threads, seed)
+
+    count = len(encoded)
+    with bucket(folder / "shards", index, folder) as fetch:
+        return compare(
+            {
+                "in memory": lambda _: in_memory(encoded, PHOTO, options.threads),
+                "loader, whole": ours(here, PHOTO, 0),
+                "loader": ours(here, WINDOW, margin),
+                "loader, s3": ours(fetch, WINDOW, margin),
+                "webdataset": lambda _: webdataset(folder / "shards", count, options),
+                "folder": lambda _: folder_loader(folder / "files", count, options),
+            },
+            options.rounds,
+        )
+
+
+def toys(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """32 px PNGs."""
+    index, encoded = make(folder, TOY, options.toys, "png", encode_png)
+    cold = ShardedDataset(index, "train", lambda name: folder / name, TOY, cache_bytes=0)
+    warm = ShardedDataset(index, "train", lambda name: folder / name, TOY)
+    return compare(
+        {
+            "in memory": lambda _: in_memory(encoded, TOY, options.threads),
+            "loader": lambda seed: loaded(cold, options.batch, options.threads, seed),
+            "cached": lambda seed: loaded(warm, options.batch, options.threads, seed),
+        },
+        options.rounds,
     )
-    return {
-        "in_memory": statistics.median(limits),
-        "loader": statistics.median(speeds),
-        "ratio": ratio,
-        "cached": statistics.median(cached),
-    }
 
 
 def main(arguments: list[str]) -> None:
     """Prepare both data sets in a temporary folder and compare."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="and processes of those who use them")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--photos", type=int, default=1024, help="number of 256 px images")
+    parser.add_argument("--photos", type=int, default=2048, help="number of 256 px images")
     parser.add_argument("--toys", type=int, default=16384, help="number of 32 px images")
     parser.add_argument("--json", action="store_true", help="the figures as JSON in the last line")
     options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error("--rounds: the spread needs two or more")
+    torch.set_num_threads(1)
     figures = {}
-    for title, size, samples, extension, encode in (
-        ("256 px JPEG", 256, options.photos, "jpg", encode_photo),
-        ("32 px PNG", 32, options.toys, "png", encode_png),
-    ):
-        with tempfile.TemporaryDirectory() as temporary:
-            index, encoded = make(Path(temporary), size, samples, extension, encode)
-            figures[title] = compare(title, index, encoded, Path(temporary), size, options)
+    for title, measure in (("256 px JPEG", photos), ("32 px PNG", toys)):
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"{title:<22}{'images/s':>10}{'ratio':>9}   quartiles")
+            figures[title] = measure(Path(folder), options)
     if options.json:
         print(json.dumps({"threads": options.threads, "batch": options.batch, **figures}))
 

@@ -126,10 +126,11 @@ class ShardedDataset:
         scratch = self.rows(1, self.size + self.margin) if self.margin else out
         shard: Shard | None = None
         before = -1
-        for number, sample, place in zip(numbers.tolist(), samples.tolist(), missing.tolist(), strict=True):
+        columns = numbers.tolist(), samples.tolist(), missing.tolist(), ids[missing].tolist()
+        for number, sample, place, sample_id in zip(*columns, strict=True):
             if shard is None or number != before:
                 shard, before = self._open(number), number
-            if (sample_id := int(ids[place])) < len(self._present):
+            if sample_id < len(self._present):
                 self._read(number, shard, sample, self._cache, sample_id)
                 self._present[sample_id] = True  # last: another thread may read the row from now on
                 self._copy(ids, corners, np.array([place]), out)
@@ -200,10 +201,12 @@ class ShardedDataset:
             raise BrokenImage(f"it has no {field} ({self._extensions[field]})")
         if field == "label":
             out[field][place] = _decode_label(data, self._classes)
-        elif field == "mask":
-            out[field][place] = decode_map(data, len(out[field][place]))
+            return
+        row = out[field][place]
+        if field == "mask":
+            row[:] = decode_map(data, len(row))
         else:
-            decode(data, len(out[field][place]), out[field][place])
+            decode(data, len(row), row)
 
     def _replace(self, name: str, reason: str) -> None:
         with self._lock:

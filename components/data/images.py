@@ -134,7 +134,7 @@ def decode(data: Buffer, size: int, out: UInt8 | None = None) -> UInt8:
     if (height, width) != (size, size):
         square = square_of(width, height)
         rgb_HW3 = np.asarray(Image.fromarray(rgb_HW3).resize((size, size), Image.Resampling.BICUBIC, square))
-    if out is not None and not np.may_share_memory(rgb_HW3, out):
+    if out is not None and rgb_HW3 is not out:
         out[:] = rgb_HW3
     return rgb_HW3
 
@@ -163,7 +163,7 @@ def decode_map(data: Buffer, size: int | None = None) -> UInt8:
 def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8:
     """An image file -> uint8 (H, W, 3) RGB at its own size; a JPEG may come smaller, but no side below ``least``.
 
-    A JPEG of the shape of ``out`` is decoded right into it (the result is a view of ``out``). Raises BrokenImage.
+    A JPEG of the shape of ``out`` is decoded right into it (the result is ``out``). Raises BrokenImage.
     """
     try:
         if bytes(data[:2]) == b"\xff\xd8":
@@ -172,7 +172,7 @@ def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8
             least = least if least and min(height, width) >= 2 * least else 0
             room = out if out is not None and out.shape == (height, width, 3) else None
             rgb_HW3: UInt8 = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, buffer=room)
-            return rgb_HW3
+            return rgb_HW3 if room is None else room
         plain = _decode_plain_png(data)
         if plain is not None:
             return plain

@@ -21,6 +21,7 @@ from components.errors import UserError
 
 MIXED = 8  # shards whose samples are mixed, at least, where there are as many
 MOST_LANES = 128
+_BLOCK = 4096  # positions
 
 
 class Order:
@@ -52,6 +53,7 @@ class Order:
         self._lane_sizes = (self.samples - self._turns + self.lanes - 1) // self.lanes
         self._lane_starts = np.cumsum(self._lane_sizes) - self._lane_sizes
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)  # a span crosses one border at most
+        self._block = lru_cache(maxsize=8)(self._make_block)
 
     @property
     def ahead(self) -> int:
@@ -60,17 +62,26 @@ class Order:
 
     def ids(self, start: int, stop: int) -> Int64:
         """Sample ids at the positions ``start`` .. ``stop`` - 1 of the stream, int64 (stop - start,)."""
-        return self._find(np.arange(start, stop, dtype=np.int64))[1]
+        return self._find(start, stop)[1]
 
     def batch(self, start: int, stop: int) -> tuple[Int64, Int64]:
         """(positions, sample ids) of ``start`` .. ``stop`` - 1, arranged by the line: neighbours share shards."""
         positions = np.arange(start, stop, dtype=np.int64)
-        places, ids = self._find(positions)
+        places, ids = self._find(start, stop)
         arranged = np.argsort(places, kind="stable")
         return positions[arranged], ids[arranged]
 
-    def _find(self, positions: Int64) -> tuple[Int64, Int64]:
-        """(places in the lines of their epochs, sample ids) of sorted ``positions``."""
+    def _find(self, start: int, stop: int) -> tuple[Int64, Int64]:
+        """(places in the lines of their epochs, sample ids) at the positions ``start`` .. ``stop`` - 1."""
+        numbers = range(start // _BLOCK, -(-stop // _BLOCK))
+        blocks = [self._block(number) for number in numbers] or [(np.zeros(0, np.int64),) * 2]
+        first = start // _BLOCK * _BLOCK
+        places, ids = (np.concatenate(parts)[start - first : stop - first] for parts in zip(*blocks, strict=True))
+        return places, ids
+
+    def _make_block(self, number: int) -> tuple[Int64, Int64]:
+        """`_find` for so many positions that their arithmetic costs little each; a batch may be small."""
+        positions = np.arange(number * _BLOCK, (number + 1) * _BLOCK, dtype=np.int64)
         places, ids = np.empty_like(positions), np.empty_like(positions)
         epochs = positions // self.samples
         for epoch in np.unique(epochs).tolist():
