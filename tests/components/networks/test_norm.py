@@ -9,7 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from components.networks.norm import BatchNorm2d, set_sync
+from components.networks.norm import BatchNorm2d, InstanceNorm2d, each, set_sync
 
 SLICES = ((0, 5), (5, 7))  # unequal: averaging the ranks' means would be wrong
 CHANNELS = 6
@@ -117,3 +117,28 @@ def test_set_sync_reaches_every_layer() -> None:
     assert [part.sync for part in network.modules() if isinstance(part, BatchNorm2d)] == [True, True]
     set_sync(network, False)
     assert not any(part.sync for part in network.modules() if isinstance(part, BatchNorm2d))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("count", [1, 3])
+def test_instance_normalization_is_torch_s(memory_format: torch.memory_format, count: int) -> None:
+    x_BCHW = (torch.randn(count, 4, 5, 6) * 3 + 1).contiguous(memory_format=memory_format).requires_grad_()
+    factor_BCHW = torch.randn(count, 4, 5, 6)
+    ours, usual = InstanceNorm2d().eval()(x_BCHW), nn.InstanceNorm2d(4)(x_BCHW)
+    assert ours.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(ours, usual)
+    gradients = [torch.autograd.grad((y * factor_BCHW).sum(), x_BCHW)[0] for y in (ours, usual)]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(InstanceNorm2d()(torch.randn(2, 3, 1, 1)), torch.zeros(2, 3, 1, 1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("norm", "calls"), [(InstanceNorm2d(), 1), (BatchNorm2d(4), 3)])
+def test_batches_share_a_call_but_no_statistics(norm: nn.Module, calls: int) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), norm)
+    called: list[int] = []
+    network[0].register_forward_hook(lambda *_: called.append(1))
+    batches = [torch.randn(2, 3, 6, 6) * k for k in (1, 2, 3)]
+    together = each(network, *batches)
+    assert len(called) == calls
+    for batch, out in zip(batches, together, strict=True):
+        torch.testing.assert_close(out, network(batch))
