@@ -41,14 +41,14 @@ def measure(
     measured. ``overrides``: ``data.key=value``, where the data is not where it was. The value is a
     `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
     """
-    return steps.run([_step(run, extractor, config, overrides, session)], session, "measure")[0]
+    return steps.run([measure_step(run, extractor, config, overrides, session)], session, "measure")[0]
 
 
 def plan(
     run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session
 ) -> list[Planned]:
     """The steps that `measure` would run or reuse."""
-    return steps.plan([_step(run, extractor, config, overrides, session)], session)
+    return steps.plan([measure_step(run, extractor, config, overrides, session)], session)
 
 
 def rows(value: Value) -> list[dict[str, Any]]:
@@ -56,7 +56,10 @@ def rows(value: Value) -> list[dict[str, Any]]:
     return [{"pictures": title, **values} for title, values in value["values"].items()]
 
 
-def _step(run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session) -> Step:
+def measure_step(
+    run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session
+) -> Step:
+    """The step that measures; see `measure`."""
     folder = fetch_task(run, session)
     recipe = recipe_of(folder, overrides)
     files, digest = _extractor_files(extractor, config, session)

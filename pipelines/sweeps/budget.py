@@ -75,7 +75,12 @@ def estimate(recipe: Recipe) -> Cost:
     share = max(1, training.batch // training.workers)
     alone = training.model_copy(update={"compile": False})
     engine = Engine(task, alone, resolve_weights(task, recipe.weights), plan.steps)
-    times = [_timed(engine, noise(task, share, recipe.data.size)) for _ in range(TIMED_STEPS + 1)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(training.cpus)
+    try:
+        times = [_timed(engine, noise(task, share, recipe.data.size)) for _ in range(TIMED_STEPS + 1)]
+    finally:
+        torch.set_num_threads(threads)
     seconds = START_S + plan.steps * statistics.median(times[1:])  # the first one warms up
     return Cost(seconds * training.workers * training.cpus, round(training.epochs * samples))
 

@@ -120,14 +120,14 @@ def population(
             rng = draws(seed, number)
             donor = order[int(rng.integers(min(few, len(order))))]
             point = varied(donor.proposal.point, space, ends[generation - 1], rng)
-        proposals.append(_member(number, m, generation, point, until, donor.number))
+        proposals.append(_member(number, m, generation, point, until, donor.number, ends[generation - 1]))
     return proposals
 
 
 def _member(
-    number: int, member: int, generation: int, point: Point, until: int | None, after: int | None = None
+    number: int, member: int, generation: int, point: Point, until: int | None, after: int | None = None, since: int = 0
 ) -> Proposal:
-    return Proposal(number, f"member {member}, generation {generation}", point, until, after)
+    return Proposal(number, f"member {member}, generation {generation}", point, until, after, since)
 
 
 def varied(point: Point, space: Space, step: int, rng: np.random.Generator) -> Point:

@@ -24,6 +24,7 @@ class Proposal:
     point: Point
     until: int | None = None  # the step at which it stops, to be continued by a later one; None: at its end
     after: int | None = None  # the trial from whose last checkpoint it starts
+    since: int = 0  # the step of that checkpoint
 
     @property
     def searched(self) -> bool:

@@ -1,6 +1,7 @@
 """How one trial runs: the steps of its recipes, as any command would run them, and what they were worth."""
 
 import json
+import math
 import tempfile
 import threading
 import time
@@ -9,16 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.config import Recipe
-from components.errors import Diverged, Stopped
-from components.tasks.base import get_task
+from components.errors import Diverged, Stopped, UserError
+from components.pictures.measure import MeasureConfig
 from components.transfer.protocol import gap_closed
 from infra.errors import OutsideError
 from pipelines.checkpoints import Checkpoints
+from pipelines.measure import measure_step
 from pipelines.pretrain import checkpoints_url, pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.steps import Step, in_order, perform
+from pipelines.sweeps.config import terms_of
 from pipelines.sweeps.desk import Desk, TrialJudge
-from pipelines.sweeps.objectives import COST, UNIVERSAL, Objective
+from pipelines.sweeps.objectives import COST, PICTURES, UNIVERSAL, Objective
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Probe, Proposal, Record, State
 from pipelines.sweeps.space import Point, apply
 from pipelines.table import beside
@@ -33,17 +36,16 @@ def recipes_of(proposal: Proposal, bases: Sequence[Recipe]) -> list[Recipe]:
     """What a trial trains: one recipe for each of the ``bases``."""
     if proposal.name == RESCALED:
         yardstick = load_recipe(RESCALED)
-        made = [beside(base, yardstick) for base in bases]
-    XX
+        return [beside(base, yardstick) for base in bases]
     if proposal.name == PUBLISHED:
         return [base.model_copy(update={"weights": {}, "name": f"{base.name}, published"}) for base in bases]
-    trials = [apply(base, _own(proposal.point, base)) for base in bases]
+    trials = [apply(base, own_point(proposal.point, base)) for base in bases]
     return [trial.model_copy(update={"name": f"{trial.name}, {proposal.name}"}) for trial in trials]
 
 
-def _own(point: Point, base: Recipe) -> Point:
+def own_point(point: Point, base: Recipe) -> Point:
     """The part of a point that is about a recipe: not the weights of terms that only other tasks have."""
-    terms = get_task(base.task).terms
+    terms = terms_of(base)
     return {
         key: value for key, value in point.items() if not key.startswith("weights.") or key.split(".", 1)[1] in terms
     }
@@ -52,7 +54,7 @@ def _own(point: Point, base: Recipe) -> Point:
 def collapse_floor(classes: int) -> float:
     """The probe up to which an encoder is no better than one that says the same of every picture."""
     chance = 1 / classes
-    return chance + LUCK * (chance * (1 - chance) / PROBE_SAMPLES[1]) ** 0.5
+    return chance + LUCK * math.sqrt(chance * (1 - chance) / PROBE_SAMPLES[1])
 
 
 class Steps:
@@ -80,13 +82,13 @@ class Yardsticks:
     def closed(self, recipe: str, score: float) -> float:
         """0 for random, 1 for supervised."""
         random, supervised = self.ends[recipe]
-        closed: float | None = gap_closed(score, random, supervised)
+        closed = gap_closed(score, random, supervised)
         if closed is None:
             raise OutsideError(
                 f"supervised pretraining ({supervised:.3f}) is not better than random ({random:.3f}): there is no gap "
                 "to close; train longer, or on more images"
             )
-        return closed
+        return float(closed)
 
 
 class Trials:
@@ -142,7 +144,7 @@ class Trials:
             scores=record.scores | ({base.name: scores[UNIVERSAL]} if self.yardsticks else scores),
             probes=[(int(probe["step"]), float(probe["score"])) for probe in trained.value["probes"]],
             core_seconds=record.core_seconds + trained.value["seconds"] * cores,
-            images=record.images + (round(training.epochs * self.samples) if trained.value["steps"] else 0),
+            images=record.images + self._images(proposal, recipe, trained.value["steps"]),
         )
 
     def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult, parent: str) -> float:
@@ -150,8 +152,19 @@ class Trials:
         training = recipe.training
         if objective.name == COST:
             return float(trained.value["seconds"] * training.workers * training.cpus)
+        if objective.name in PICTURES:
+            return self._of_pictures(objective, trained, parent)
         benchmark = recipe.benchmarks[0] if objective.name == UNIVERSAL else objective.name
         return best_val(self.steps.result(validation_step(recipe, load_benchmark(benchmark)), parent).value)
+
+    def _of_pictures(self, objective: Objective, trained: StepResult, parent: str) -> float:
+        """A figure of the pictures that the trained task makes of the validation split."""
+        config = MeasureConfig(split="val")
+        step = measure_step(f"runs:/{trained.run_id}", None, config, [], self.step_run.workflow.session)
+        found = self.steps.result(step, parent).value["values"].get("prediction", {})
+        if objective.metric not in found:
+            raise UserError(f"objective {objective.name!r}: the task's pictures have {', '.join(found) or 'no truth'}")
+        return float(found[objective.metric])
 
     def _values(self, record: Record) -> dict[str, float]:
         """The objectives of a trial whose recipes have all been scored."""
@@ -171,10 +184,16 @@ class Trials:
             state = "failed"
         elif probes and probes[-1][1] <= self.floor:
             state = "collapsed"
-        images = record.images + (probes[-1][0] * recipe.training.batch if probes else 0)
+        images = record.images + self._images(record.proposal, recipe, probes[-1][0] if probes else 0)
         return replace(
             record, state=state, values={}, probes=probes, core_seconds=core_seconds, images=images, why=str(error)
         )
+
+    def _images(self, proposal: Proposal, recipe: Recipe, step: int) -> int:
+        """The images that a training has seen in a trial, from where the trial began."""
+        training = recipe.training
+        seen = min(step * training.batch, round(training.epochs * self.samples))
+        return max(0, seen - proposal.since * training.batch)
 
     def probes(self, recipe: Recipe) -> list[Probe]:
         """The probes of a training that its newest checkpoint knows."""

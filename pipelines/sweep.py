@@ -1,0 +1,346 @@
+"""recipe + search space -> best weights: trials under Ray Tune, then the verdict on fresh seeds, then one page.
+
+Two steps: the search, and the verdict on what it found. What a trial trains and scores are steps again, the same that
+`genoise pretrain` would run, so no command runs a training twice.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.config import Recipe
+from components.errors import Diverged, UserError
+from infra.cluster import connect
+from infra.tracking import open_tracker
+from pipelines import steps
+from pipelines.prepare import prepare_step
+from pipelines.pretrain import pretrain_step
+from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe, write_recipe
+from pipelines.session import Session
+from pipelines.steps import Planned, Step
+from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, side_by_side
+from pipelines.sweeps.config import Sweep, probe_steps
+from pipelines.sweeps.desk import Desk
+from pipelines.sweeps.objectives import UNIVERSAL
+from pipelines.sweeps.records import PUBLISHED, Ledger, Proposal, Record, best, pareto_front, record_of
+from pipelines.sweeps.report import Outcome, write_report
+from pipelines.sweeps.search import Search, failed_all
+from pipelines.sweeps.space import apply
+from pipelines.sweeps.trials import Steps, Trials, Yardsticks, own_point
+from pipelines.sweeps.tuning import scheduler, tune_trials
+from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, test_scores
+from pipelines.table import beside
+from pipelines.transfer import best_val, validation_step
+from pipelines.workflow import StepResult, StepRun, Workflow
+
+Value = dict[str, Any]
+VERSION = 1
+SWEEP, SPACE = "genoise.sweep", "genoise.space"  # tags of the search's run
+ENDS = ("random", "supervised")  # what a universal sweep measures between
+
+
+def sweep(wanted: Sweep, seeds: int, session: Session) -> Value:
+    """Search, judge the winner on ``seeds`` fresh seeds (0: not yet), report. The same command again continues.
+
+    Returns the facts: winner, its weights, values, verdict, costs, and where the winner's recipe and the page are.
+    Raises UserError where the sweep cannot be had, OutsideError where no trial finishes.
+    """
+    _check_unchanged(wanted, session)
+    search = search_step(wanted)
+    wish = [search, verdict_step(wanted, search, seeds)] if seeds else [search]
+    told: list[Value] = []
+
+    def report(workflow: Workflow, results: list[StepResult | Diverged]) -> None:
+        found = [result for result in results if isinstance(result, StepResult)]
+        told.append(_report(wanted, found, workflow, session))
+
+    steps.run_and_report(wish, session, f"sweep {wanted.name}", report)
+    return told[0]
+
+
+def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Value]:
+    """The steps that `sweep` would run or reuse before its trials, and the facts of its space and cost."""
+    _check_unchanged(wanted, session)
+    one = trial_cost(wanted)
+    trials, searched = _count(wanted, one)
+    tests = 2 * seeds * len(wanted.recipes) + (seeds * len(wanted.recipes) if wanted.universal else 0)
+    whole = Cost(one.core_seconds * trials, one.images * trials)
+    facts = {
+        "space": {key: str(over) for key, over in wanted.space.keys.items()},
+        "objectives": list(wanted.signs),
+        "searcher": "random" if wanted.scheduler == "pbt" else wanted.searcher,
+        "scheduler": wanted.scheduler,
+        "trials": f"{searched} of its own, the published weights, the rescaled network",
+        "one trial": f"{one.core_seconds / 60:.1f} core-minutes, {one.images:,} images",
+        "all trials": f"at most {whole.core_seconds / 60:.0f} core-minutes, {whole.images:,} images",
+        "verdict": f"{tests} trainings, about {tests * one.core_seconds / len(wanted.recipes) / 60:.0f} core-minutes",
+    }
+    return steps.plan([search_step(wanted)], session), facts
+
+
+def trial_cost(wanted: Sweep) -> Cost:
+    """What a trial is expected to need; UserError where the budget is too small for one, and the published weights."""
+    costs = [estimate(recipe) for recipe in wanted.recipes]
+    one = Cost(sum(cost.core_seconds for cost in costs), sum(cost.images for cost in costs))
+    budget = wanted.budget
+    if budget and budget.amount < 2 * one.of(budget.unit):
+        need = replace(budget, amount=2 * one.of(budget.unit))
+        raise UserError(f"a budget of {budget} is too small: the published weights and one trial need about {need}")
+    return one
+
+
+def _count(wanted: Sweep, one: Cost) -> tuple[int, int]:
+    """Whole trainings that the trials amount to, and how many trials of its own there will be."""
+    bounds = [] if wanted.trials is None else [wanted.trials]
+    if wanted.budget:
+        bounds.append(int(wanted.budget.amount / one.of(wanted.budget.unit)) - 1)
+    return min(bounds) + 1, min(bounds)
+
+
+def _check_unchanged(wanted: Sweep, session: Session) -> None:
+    """UserError where a sweep of this name was cut off that had another space: it would not be continued."""
+    tracker = open_tracker(session.home, session.tracking_uri)
+    if not tracker.exists():
+        return
+    space = wanted.space.to_json()
+    for status in ("RUNNING", "KILLED"):
+        for run in tracker.search({SWEEP: wanted.name, "genoise.step": "sweep"}, status):
+            before = json.loads(run.tags.get(SPACE, "null"))
+            if before is not None and before != space:
+                keys = sorted(key for key in {*before, *space} if before.get(key) != space.get(key))
+                raise UserError(
+                    f"the sweep {wanted.name!r} was begun with another space (it differs in {', '.join(keys)}): "
+                    "restore the space to continue it, or begin another with --name NAME"
+                )
+
+
+# The search
+
+
+def search_step(wanted: Sweep) -> Step:
+    """The step that runs the trials. Its value: ``trials`` (records), ``winner``, ``best``, ``front`` (numbers)."""
+    bases = [pretrain_step(recipe) for recipe in wanted.recipes]
+    ends = [
+        validation_step(beside(recipe, load_recipe(end)), load_benchmark(recipe.benchmarks[0]))
+        for recipe in wanted.recipes
+        for end in ENDS
+        if wanted.universal
+    ]
+    return Step(
+        name="sweep",
+        label=f"sweep {wanted.name}",
+        version=VERSION,
+        config={
+            **wanted.to_json(),
+            "recipes": [base.config for base in bases],
+            "benchmarks": [recipe.benchmarks[0] for recipe in wanted.recipes],
+        },
+        body=lambda run, inputs: _search(wanted, run, inputs),
+        inputs=(prepare_step(wanted.recipes[0].data), *ends),
+        cores=max(base.cores for base in bases),
+        params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
+    )
+
+
+def _search(wanted: Sweep, run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
+    """The body of the search."""
+    prepared, *ends = inputs
+    if not prepared.value["classes"]:
+        raise UserError(
+            "a sweep is judged by transfer, which needs labels, and the data has none: use a labelled source"
+        )
+    cost = trial_cost(wanted)
+    connect(run.workflow.session.address)
+    nodes, training = nodes_of_cluster(), wanted.recipes[0].training
+    places = side_by_side(nodes, training.workers, training.cpus)
+    space = json.dumps(wanted.space.to_json())
+    run.tracker.set_tags(run.run_id, {SWEEP: wanted.name, SPACE: space})
+    desk = Desk.open()
+    try:
+        trials = Trials(run, wanted.recipes, wanted.objectives, desk, prepared, _yardsticks(wanted, ends))
+        search = Search(wanted, run, trials, Ledger(run.folder / "trials.jsonl"), desk, cost, places)
+        ends_of_probes = probe_steps(wanted.recipes[0], trials.samples)
+        tune_trials(search, desk, scheduler(wanted.scheduler, ends_of_probes), run.folder, _node())
+    finally:
+        desk.close()
+    records = search.ledger.ended()
+    if error := failed_all(records):
+        raise error
+    first = wanted.objectives[0]
+    winner = best([r for r in records if r.proposal.searched], first.name, first.sign)
+    assert winner is not None, "a trial of its own has finished"
+    return {
+        "winner": winner.number,
+        "front": [record.number for record in pareto_front(records, wanted.signs)],
+        "side_by_side": places,
+        "steps": ends_of_probes[-1],
+        "yardsticks": [best_val(end.value) for end in ends],
+        "trials": [record.to_json() for record in records],
+    }
+
+
+def _node() -> str:
+    """The resource that names the node on which this process runs."""
+    import ray
+
+    return f"node:{ray.util.get_node_ip_address()}"  # type: ignore[no-untyped-call]  # Ray's own
+
+
+def _yardsticks(wanted: Sweep, ends: list[StepResult]) -> Yardsticks | None:
+    if not wanted.universal:
+        return None
+    scores = [best_val(end.value) for end in ends]
+    return Yardsticks({r.name: (scores[2 * k], scores[2 * k + 1]) for k, r in enumerate(wanted.recipes)})
+
+
+# The verdict
+
+
+def verdict_step(wanted: Sweep, search: Step, seeds: int) -> Step:
+    """The step that judges the winner of ``search``. Its value: ``comparisons``, the whole one first."""
+    return Step(
+        name="verdict",
+        label=f"verdict on {wanted.name}, {seeds} fresh seeds",
+        version=VERSION,
+        config={"seeds": seeds},
+        body=lambda run, inputs: _judge(wanted, inputs[0].value, run, seeds),
+        inputs=(search,),
+        cores=search.cores,
+    )
+
+
+def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
+    """The body of the verdict."""
+    connect(run.workflow.session.address)
+    records = [record_of(values) for values in found["trials"]]
+    winner = next(record for record in records if record.number == found["winner"])
+    candidates: dict[str, Recipe] = {}
+    for recipe in wanted.recipes:
+        own = max(
+            (r for r in records if r.state == "finished" and recipe.name in r.scores and r.proposal.searched),
+            key=lambda r: r.scores[recipe.name],
+            default=winner,
+        )
+        candidates[f"{recipe.name}/found"] = winner_recipe(wanted, recipe, winner.proposal)
+        candidates[f"{recipe.name}/published"] = recipe.model_copy(update={"weights": {}})
+        if wanted.universal:
+            candidates[f"{recipe.name}/own best"] = winner_recipe(wanted, recipe, own.proposal)
+    first = wanted.objectives[0].name
+    benchmark = first if first in BENCHMARKS else wanted.recipes[0].benchmarks[0]
+    scores = test_scores(candidates, seeds, benchmark, Steps(run.workflow), run.run_id, found["side_by_side"])
+    against = ("published", "own best") if wanted.universal else ("published",)
+    comparisons: list[Comparison] = []
+    for other in against:
+        each = [compare(r.name, other, scores[f"{r.name}/found"], scores[f"{r.name}/{other}"]) for r in wanted.recipes]
+        if wanted.universal:
+            yard = found["yardsticks"]
+            gaps = {r.name: yard[2 * k + 1] - yard[2 * k] for k, r in enumerate(wanted.recipes)}
+            comparisons.append(mean_comparison(each, gaps, UNIVERSAL))
+        comparisons += each
+    sentences = [_sentence(comparison) for comparison in comparisons]
+    run.tracker.describe(run.run_id, "\n\n".join(sentences))
+    mean, half = comparisons[0].interval if comparisons[0].differences else (0.0, None)
+    run.log_metrics({"difference": mean} | ({"half_width": half} if half is not None else {}))
+    return {"benchmark": benchmark, "sentences": sentences, "comparisons": [each.to_json() for each in comparisons]}
+
+
+def _sentence(comparison: Comparison) -> str:
+    if comparison.name == UNIVERSAL:
+        return comparison.sentence(1.0, "of the gap between random and supervised, mean over tasks")
+    return comparison.sentence()
+
+
+def winner_recipe(wanted: Sweep, recipe: Recipe, proposal: Proposal) -> Recipe:
+    """The recipe of a trial, by the name under which it is kept."""
+    found = apply(recipe, own_point(proposal.point, recipe))
+    name = f"{recipe.name}_{'universal' if wanted.universal else 'swept'}"
+    return found.model_copy(update={"name": name, "search": {}})
+
+
+# What is left
+
+
+def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, session: Session) -> Value:
+    """The winner as files and as a model, the page as an artifact of the search; returns the facts."""
+    search = results[0]
+    verdict = results[1].value if len(results) > 1 else None
+    records = [record_of(values) for values in search.value["trials"]]
+    winner = next(record for record in records if record.number == search.value["winner"])
+    comparisons = [comparison_of(each) for each in verdict["comparisons"]] if verdict else []
+    sentences = verdict["sentences"] if verdict else []
+    outcome = Outcome(wanted, records, winner, search.value["front"], search.value["steps"], comparisons, sentences)
+    files = _keep_winner(wanted, winner, sentences, search.run_id, session)
+    for path in files:
+        workflow.tracker.log_artifacts(search.run_id, path)
+    pictures, page = write_report(outcome)
+    for name, figure in pictures.items():
+        workflow.tracker.log_figure(search.run_id, figure, f"report/{name}.png")
+    workflow.tracker.log_text(search.run_id, page, "report.html")
+    local = session.folder("sweeps") / f"{wanted.name}.html"
+    local.write_text(page)
+    story = "\n\n".join(sentences) or "not judged yet: `--seeds 3`"
+    workflow.tracker.describe(search.run_id, f"{story}\n\n{outcome.winner_line}\n\nThe page is `report.html`.")
+    return {
+        "winner": winner.proposal.name,
+        "point": winner.proposal.point,
+        "validation": winner.values,
+        "published": next((r.values for r in records if r.proposal.name == PUBLISHED), {}),
+        "verdict": sentences,
+        "front": {r.proposal.name: r.values for r in records if r.number in search.value["front"]},
+        "cost": outcome.ledger,
+        "recipes": [str(path) for path in files],
+        "model": _register(wanted, winner, workflow),
+        "page": str(local),
+        "run_id": search.run_id,
+        "states": dict(outcome.states),
+    }
+
+
+def _keep_winner(wanted: Sweep, winner: Record, sentences: list[str], run_id: str, session: Session) -> list[Path]:
+    """A recipe file for each task, which says where it comes from."""
+    folder = session.folder("sweeps")
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for recipe in wanted.recipes:
+        found = winner_recipe(wanted, recipe, winner.proposal)
+        about = [
+            f"Found by genoise sweep {wanted.name}, run {run_id}: {winner.proposal.name}, {_values(winner.values)}"
+        ]
+        about += sentences or ["Not judged on the test split yet."]
+        path = folder / f"{found.name}.yaml"
+        path.write_text("".join(f"# {line}\n" for line in about) + write_recipe(found) + "\n")
+        written.append(path)
+    return written
+
+
+def _values(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f} on validation" for name, value in values.items())
+
+
+def _register(wanted: Sweep, winner: Record, workflow: Workflow) -> str | None:
+    """The winner's encoder as a registered model; the best of all sweeps of this name has the alias."""
+    if wanted.universal:
+        return None  # several encoders, none of them the winner
+    step = pretrain_step(winner_recipe(wanted, wanted.recipes[0], winner.proposal))
+    trained = next((r for r in workflow.results if r.fingerprint == step.fingerprint), None) or _find(step, workflow)
+    first = wanted.objectives[0]
+    name = f"genoise-sweep-{wanted.name}"
+    version, _ = workflow.tracker.register_encoder(
+        name,
+        trained.value["model_id"],
+        f"{first.name}/val",
+        first.sign * winner.values[first.name],
+        description=f"{winner.proposal.name}: {json.dumps(winner.proposal.point)}",
+        about=f"Winners of the sweeps of `{wanted.name}`. `best` is on the highest validation score.",
+    )
+    return f"models:/{name}/{version}"
+
+
+def _find(step: Step, workflow: Workflow) -> StepResult:
+    from pipelines.workflow import find_step
+
+    found = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
+    assert found is not None, "the winner's training has finished"
+    return found

@@ -1,0 +1,149 @@
+"""What a sweep is told, beside its recipes: how it searches, what it is after, and how much it may use."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from components.config import Recipe
+from components.data.order import Plan
+from components.errors import UserError, unknown
+from components.tasks.base import Task, Term, get_task
+from pipelines.sweeps.budget import Budget
+from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
+from pipelines.sweeps.propose import SearcherName, grid_points
+from pipelines.sweeps.space import Space, space_of, terms_space
+from pipelines.worker import make_task
+
+SchedulerName = Literal["none", "asha", "pbt"]
+TRIALS = 16  # where neither trials nor a budget are given
+CLASSES = 10  # of a task that is only asked for its terms
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it was asked for; made by `make_sweep`, which checks that its parts go together."""
+
+    name: str
+    recipes: tuple[Recipe, ...]  # one, or those of a universal sweep
+    space: Space
+    searcher: SearcherName
+    scheduler: SchedulerName
+    objectives: tuple[Objective, ...]
+    trials: int | None  # of its own, beside the published weights and the rescaled network; None: as the budget allows
+    budget: Budget | None
+    seed: int
+
+    @property
+    def universal(self) -> bool:
+        """Whether one vector of weights is sought for several tasks."""
+        return len(self.recipes) > 1
+
+    @property
+    def signs(self) -> dict[str, float]:
+        """{objective: 1 where more is better, else -1}."""
+        return {objective.name: objective.sign for objective in self.objectives}
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides which trials there are."""
+        return {
+            "space": self.space.to_json(),
+            "searcher": self.searcher,
+            "scheduler": self.scheduler,
+            "objectives": list(self.signs),
+            "trials": self.trials,
+            "budget": self.budget and [self.budget.amount, self.budget.unit],
+            "seed": self.seed,
+        }
+
+
+def make_sweep(
+    recipes: list[Recipe],
+    universal: bool,
+    name: str | None,
+    searcher: str,
+    scheduler: str,
+    objectives: list[str],
+    trials: int | None,
+    budget: Budget | None,
+    seed: int,
+) -> Sweep:
+    """The sweep that was asked for; UserError, in one line, where it cannot be had."""
+    if len(recipes) > 1 and not universal:
+        raise UserError(f"one recipe is swept at a time, or several with --universal (given: {len(recipes)} recipes)")
+    if universal and len(recipes) < 2:
+        raise UserError("--universal looks for weights that serve several tasks: name at least two recipes")
+    terms = [terms_of(recipe) for recipe in recipes]
+    space = _universal_space(recipes, terms) if universal else space_of(recipes[0], terms[0])
+    if universal and (objectives or scheduler != "none"):
+        raise UserError("a universal sweep has one objective, the mean normalized score, and --scheduler none")
+    wanted = (
+        [Objective(UNIVERSAL, 1.0)] if universal else [get_objective(o) for o in objectives or recipes[0].benchmarks]
+    )
+    sweep = Sweep(
+        name=name or "-".join(["universal", *(r.name for r in recipes)] if universal else [recipes[0].name]),
+        recipes=tuple(recipes),
+        space=space,
+        searcher=_one_of("searcher", searcher, get_args(SearcherName)),
+        scheduler=_one_of("scheduler", scheduler, get_args(SchedulerName)),
+        objectives=tuple(wanted if universal or objectives else wanted[:1]),
+        trials=trials if trials or budget else TRIALS,
+        budget=budget,
+        seed=seed,
+    )
+    _check_search(sweep)
+    return sweep
+
+
+def _one_of(kind: str, name: str, options: tuple[Any, ...]) -> Any:
+    if name not in options:
+        raise unknown(kind, name, options)
+    return name
+
+
+def _check_search(sweep: Sweep) -> None:
+    """Whether searcher, scheduler and objectives go together."""
+    if sweep.scheduler != "none" and len(sweep.objectives) > 1:
+        raise UserError(f"--scheduler {sweep.scheduler} stops by one score: give one --objective, or --scheduler none")
+    for objective in sweep.objectives:
+        if objective.name in PICTURES and get_task(sweep.recipes[0].task).samples is Task.samples:
+            raise UserError(f"objective {objective.name!r}: task {sweep.recipes[0].task!r} makes no pictures")
+    if sweep.searcher == "grid":
+        if sweep.trials is None:
+            raise UserError("a grid needs the number of its points: add --trials N")
+        grid_points(sweep.space, sweep.trials)
+    if sweep.scheduler == "pbt":
+        others = [key for key in sweep.space.keys if not key.startswith("weights.")]
+        if others:
+            raise UserError(
+                f"--scheduler pbt changes weights while training runs, and {others[0]} cannot: leave it out"
+            )
+        if sweep.trials is None or sweep.trials < 2:
+            raise UserError("--scheduler pbt needs the size of its population: add --trials N, at least 2")
+        if sweep.searcher == "grid":
+            raise UserError("--scheduler pbt draws its first weights at random: leave --searcher out")
+
+
+def terms_of(recipe: Recipe) -> dict[str, Term]:
+    """The terms of the recipe's task, with its options."""
+    return make_task(recipe, CLASSES).terms
+
+
+def _universal_space(recipes: list[Recipe], terms: list[dict[str, Term]]) -> Space:
+    same = {recipe.data for recipe in recipes} | {recipe.encoder for recipe in recipes}
+    if len(same) > 2:
+        raise UserError("a universal sweep compares tasks on the same data and network: --set them for all recipes")
+    for recipe in recipes:
+        if recipe.search:
+            raise UserError(f"recipe {recipe.name!r} has a search of its own: a universal sweep is over terms alone")
+    return terms_space(terms)
+
+
+def steps_of(recipe: Recipe, samples: int) -> int:
+    """Optimizer steps of a training."""
+    return Plan(samples, recipe.training.batch, recipe.training.epochs).steps
+
+
+def probe_steps(recipe: Recipe, samples: int) -> list[int]:
+    """The steps at which a training is probed, its last one among them."""
+    every = max(1, -(-int(recipe.training.probe_every * samples) // recipe.training.batch))
+    last = steps_of(recipe, samples)
+    return [*range(every, last, every), last]
