@@ -182,14 +182,14 @@ def partners_by_split(root: Path, first: str, second: str, kind: str) -> dict[st
         missing = sorted(sides[0].keys() ^ sides[1].keys())
         if missing:
             raise UserError(f"only one of the folders {first} and {second} in {root} has a {missing[0]} split")
-        return {split: _match(split, paths, sides[1][split], root / second) for split, paths in sides[0].items()}
+        return {split: _match(split, paths, sides[1][split]) for split, paths in sides[0].items()}
     splits: dict[str, Pairs] = {}
     for name, split in SPLIT_NAMES.items():
         folder = subfolder(root, name, kind)
         if folder:
             here, there = (_need_folder(folder, side) for side in (first, second))
             firsts, seconds = ([(path, side / path) for path in need_images(side)] for side in (here, there))
-            splits[split] = _match(split, firsts, seconds, there)
+            splits[split] = _match(split, firsts, seconds)
     if "train" not in splits:
         raise UserError(f"neither a folder {first!r} nor a folder or archive 'train' in {root}: see docs/sources.md")
     return splits
@@ -201,14 +201,13 @@ def _need_folder(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def _match(split: str, firsts: Paths, seconds: Paths, folder: Path) -> Pairs:
-    """``folder``: where the seconds lie, for errors."""
+def _match(split: str, firsts: Paths, seconds: Paths) -> Pairs:
     sides = [_by_stem(firsts), _by_stem(seconds)]
     alone = [side[stem] for side, other in (sides, sides[::-1]) for stem in side.keys() - other.keys()]
     if alone:
         raise UserError(
             f"{len(alone)} of {len(firsts)} + {len(seconds)} images have no partner of the same name "
-            f"(first: {min(alone)}, partners in {folder}): add it or remove the image"
+            f"(first: {min(alone)}): add it or remove the image"
         )
     return [Pair(f"{split}/{within}", path, sides[1][within.with_suffix("")]) for within, path in firsts]
 

@@ -126,7 +126,7 @@ class Voc(Source):
         for thing in tree.iter("object"):
             name = _text(thing, "name")
             if name not in self.classes:
-                raise unknown("class", name, self.classes, f"{path.name} names one that data.options.classes lacks:")
+                raise unknown(f"class in {path.name} (see data.options.classes)", name, self.classes)
             left, top, right, bottom = (_number(thing, side) for side in ("xmin", "ymin", "xmax", "ymax"))
             empty = left >= right or top >= bottom
             boxes.append((0.0, 0.0, 0.0, 0.0) if empty else (left - 1, top - 1, right, bottom))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from components.data.sources.base import all_sources
 from components.data.sources.files import made_once, subfolder, unpack
 from components.errors import UserError
+from pipelines.__main__ import run
 from tests.components.data.sources.conftest import open_with, pack, write_image
 
 
@@ -97,3 +99,12 @@ def test_a_subfolder_may_be_an_archive(tmp_path: Path, home: Path) -> None:
     assert found is not None and [path.name for path in found.iterdir()] == ["a.png"]
     assert subfolder(tmp_path, "raw", "test") == tmp_path / "raw"
     assert subfolder(tmp_path, "val", "test") is None
+
+
+def test_the_help_and_the_page_name_every_source_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prepare", "--help"]) == 0
+    texts = capsys.readouterr().out, (Path(__file__).parents[4] / "docs" / "sources.md").read_text()
+    for source in all_sources().values():
+        for text in texts:
+            line = next(line for line in text.splitlines() if line.strip(" |`").startswith(source.name))
+            assert all(option in line for option in source.Options.model_fields), (source.name, line)
