@@ -1,4 +1,4 @@
-"""Patches of a picture: cut out, pasted back, standardized, and compared by a head that sees several of them.
+"""Patches of a picture: cut out, pasted back, equalized, and compared by a head that sees several of them.
 
 Legend of shape suffixes: B samples, P patches of a sample, N patches of all samples, C channels, H height, W width,
 D features, G groups of patches that are compared, K classes.
@@ -40,10 +40,12 @@ def resized(patches_NCHW: Tensor, side: int) -> Tensor:
     return F.interpolate(patches_NCHW, size=(side, side), mode="bilinear", align_corners=False)
 
 
-def standardize(patches_NCHW: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 in every channel of every patch; a flat one stays flat."""
-    variance_NC11, mean_NC11 = torch.var_mean(patches_NCHW, (2, 3), correction=0, keepdim=True)
-    return (patches_NCHW - mean_NC11) * (variance_NC11 + 1e-4).rsqrt()
+def equalize(patches_BPCHW: Tensor, image_BCHW: Tensor) -> Tensor:
+    """Every channel of every patch gets the mean and the deviation of its whole picture; a flat one stays flat."""
+    variance_BPC11, mean_BPC11 = torch.var_mean(patches_BPCHW, (3, 4), correction=0, keepdim=True)
+    deviation_BC11, middle_BC11 = torch.std_mean(image_BCHW, (2, 3), correction=0, keepdim=True)
+    standard_BPCHW = (patches_BPCHW - mean_BPC11) * (variance_BPC11 + 1e-5).rsqrt()
+    return standard_BPCHW * deviation_BC11[:, None] + middle_BC11[:, None]
 
 
 class PatchHead(nn.Module):

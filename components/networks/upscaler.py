@@ -1,9 +1,8 @@
-"""Upscaler: from all maps of an encoder to a picture of several times the side that the encoder saw.
+"""Upscaler: from all maps of an encoder to a picture of the side that the encoder saw.
 
 Legend of shape suffixes: B samples, C channels, H height, W width.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch.nn.functional as F
@@ -13,25 +12,21 @@ from components.networks.norm import BatchNorm2d
 
 
 class Upscaler(nn.Module):
-    """From the deepest map to the shallowest, each added to the enlarged one before it; then doubled by pixel shuffle.
+    """From the deepest map to the shallowest, each added to the enlarged one before it, then to three channels.
 
-    The doubling is SRResNet's (Ledig et al. 2017, figure 4; Shi et al. 2016). Its sixteen blocks, which stay at the low
-    resolution, are replaced by the encoder, which does not: hence the way up through all of its maps.
+    Detail comes from the shallow maps, which have it; a picture from the deepest map alone would be blurred.
     """
 
-    def __init__(self, channels: Mapping[str, int], side: int, factor: int, width: int) -> None:
-        """``channels`` of the encoder's layers, ``side`` of the small picture, ``factor`` a power of two."""
+    def __init__(self, channels: Mapping[str, int], side: int, width: int) -> None:
+        """``channels`` of the encoder's layers, ``side`` of the picture, ``width``: channels on the way up."""
         super().__init__()
         self.side = side
         self.laterals = nn.ModuleDict({layer: nn.Conv2d(count, width, 1) for layer, count in channels.items()})
         self.merges = nn.ModuleDict({layer: _merge(width) for layer in channels})
-        doublings: list[nn.Module] = []
-        for _ in range(round(math.log2(factor))):
-            doublings += [nn.Conv2d(width, 4 * width, 3, 1, 1), nn.PixelShuffle(2), nn.ReLU(inplace=True)]
-        self.enlarge = nn.Sequential(*doublings, nn.Conv2d(width, 3, 3, 1, 1))
+        self.paint = nn.Conv2d(width, 3, 3, 1, 1)
 
     def forward(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """(B, 3, factor * side, factor * side), linear at the end."""
+        """(B, 3, side, side), linear at the end."""
         x_BCHW: Tensor | None = None
         for layer in reversed(list(self.laterals)):
             lateral_BCHW = self.laterals[layer](maps[layer])
@@ -39,7 +34,7 @@ class Upscaler(nn.Module):
                 lateral_BCHW = lateral_BCHW + _enlarged(x_BCHW, lateral_BCHW.shape[-1])
             x_BCHW = self.merges[layer](lateral_BCHW)
         assert x_BCHW is not None  # an encoder has a layer
-        out_BCHW: Tensor = self.enlarge(_enlarged(x_BCHW, self.side))
+        out_BCHW: Tensor = self.paint(_enlarged(x_BCHW, self.side))
         return out_BCHW
 
 

@@ -18,7 +18,7 @@ from components.draws import Draws
 from components.errors import UserError
 from components.networks.decoders import deepest_shape, fitting_side
 from components.networks.encoder import Encoder, build_encoder
-from components.networks.patches import PatchHead, cut_patches, paste_patches, resized, standardize
+from components.networks.patches import PatchHead, cut_patches, equalize, paste_patches, resized
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 _PERMUTATIONS = 100  # of nine tiles, unless the recipe says otherwise
@@ -28,9 +28,9 @@ _PERMUTATIONS = 100  # of nine tiles, unless the recipe says otherwise
 class Jigsaw(Task):
     """Cross-entropy over a set of permutations; the same trunk looks at every tile, and a head at all of them.
 
-    Against shortcuts: every tile lies at random within its cell, so that edges do not continue; each has mean 0 and
-    deviation 1 by itself, so that brightness does not tell neighbours; and some pictures are grey, so that the shift
-    of colours that a lens makes from the centre outwards does not tell the place.
+    Against shortcuts: every tile lies at random within its cell, so that edges do not continue; all tiles of a picture
+    have the same mean and deviation, so that brightness does not tell neighbours; and some pictures are grey, so that
+    the shift of colours that a lens makes from the centre outwards does not tell the place.
     """
 
     name = "jigsaw"
@@ -51,7 +51,9 @@ class Jigsaw(Task):
             ge=0,
             description="pixels by which a tile is smaller than its cell, in which it lies at random; null: 15 %",
         )
-        standardize: bool = Field(True, description="give every channel of every tile mean 0 and deviation 1")
+        equalize: bool = Field(
+            True, description="give every channel of every tile the mean and the deviation of the whole picture"
+        )
         grey: float = Field(0.3, ge=0, le=1, description="share of the pictures whose tiles are without colour")
 
     order_KT: Tensor
@@ -90,6 +92,8 @@ class Jigsaw(Task):
         grey_B111 = draws.bernoulli(self.options.grey, 1, 1, 1)
         seen_B3HW = torch.where(grey_B111, color.luma(image_B3HW), image_B3HW)
         tiles_BT3HW = cut_patches(seen_B3HW, corner_BT2, self.side)
+        if self.options.equalize:
+            tiles_BT3HW = equalize(tiles_BT3HW, seen_B3HW)
         return {"image": image_B3HW, "tiles": tiles_BT3HW, "permutation": permutation_B}
 
     def _shuffled(self, permutation_B: Tensor) -> Tensor:
@@ -99,8 +103,6 @@ class Jigsaw(Task):
     def forward(self, inputs: Tensors) -> Tensors:
         tiles_BT3HW = inputs["tiles"]
         native_NCHW = self.trunk.convert(resized(tiles_BT3HW.flatten(0, 1), self.seen_side))
-        if self.options.standardize:
-            native_NCHW = standardize(native_NCHW)
         maps_NCHW = self.trunk.encode(native_NCHW)[self.trunk.layers[-1]]
         tiles_N = torch.arange(len(native_NCHW), device=native_NCHW.device)
         return {"logits": self.head(maps_NCHW, tiles_N.view(tiles_BT3HW.shape[:2]))}
@@ -121,7 +123,7 @@ class Jigsaw(Task):
             paste_patches(tiles_BT3HW, corner_BT2 + middle, self.image_size)
             for corner_BT2 in (shown_BT2, predicted_BT2)
         )
-        return {"input": shown, "prediction": solved, "truth": inputs["image"]}
+        return {"input": shown.clamp(0, 1), "prediction": solved.clamp(0, 1), "truth": inputs["image"]}
 
 
 @lru_cache(maxsize=4)

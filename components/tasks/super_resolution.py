@@ -14,7 +14,6 @@ from components import losses
 from components.config import ENCODER_URI, EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError
-from components.networks.decoders import fitting_side
 from components.networks.discriminators import ImageDiscriminator
 from components.networks.encoder import Encoder, build_encoder, load_encoder
 from components.networks.frozen import Frozen
@@ -25,9 +24,10 @@ from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 @register
 class SuperResolution(Task):
-    """The trunk sees the small picture as it is; what it makes is added to the bicubic enlargement.
+    """The trunk sees the small picture enlarged again (bicubic), and what is made of its maps is added to that.
 
-    The trunk keeps its own initialization, so that without training it is the encoder of the random baseline.
+    So it sees pictures of the size at which its features are used later; SRGAN's generator works on the small ones. The
+    trunk keeps its own initialization, so that without training it is the encoder of the random baseline.
     """
 
     name = "super_resolution"
@@ -66,8 +66,7 @@ class SuperResolution(Task):
             raise UserError(f"options.factor={options.factor} does not divide the image's side of {image_size} pixels")
         self.small_side = image_size // options.factor
         self.trunk = build_encoder(encoder)
-        self.seen_side = fitting_side(self.trunk, self.small_side)
-        self.upscaler = Upscaler(self.trunk.channels, self.small_side, options.factor, width=2 * encoder.width)
+        self.upscaler = Upscaler(self.trunk.channels, image_size, width=2 * encoder.width)
         self.discriminator = ImageDiscriminator(3, image_size, encoder.width)
         for network in (self.upscaler, self.discriminator):
             initialize_normal(network)
@@ -78,7 +77,7 @@ class SuperResolution(Task):
 
     @torch.no_grad()
     def inputs(self, batch: Batch, draws: Draws) -> Tensors:
-        """``small``: RGB in [0, 1]; ``bicubic``: it enlarged, and ``truth``, both in [-1, 1]."""
+        """``bicubic``: the small picture, enlarged, and ``truth``, both in [-1, 1]."""
         image_B3HW = batch["image"]
         if self.options.filter == "area":
             small_B3hw = F.avg_pool2d(image_B3HW, self.options.factor)
@@ -86,7 +85,7 @@ class SuperResolution(Task):
             small_B3hw = resize_bicubic(image_B3HW, self.small_side).clamp(0, 1)
         bicubic_B3HW = resize_bicubic(small_B3hw, image_B3HW.shape[-1]).clamp(0, 1)
         return {
-            "native": self.trunk.convert(resize_bicubic(small_B3hw, self.seen_side).clamp(0, 1)),
+            "native": self.trunk.convert(bicubic_B3HW),
             "bicubic": 2 * bicubic_B3HW - 1,
             "truth": 2 * image_B3HW - 1,
             "image": image_B3HW,

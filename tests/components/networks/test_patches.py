@@ -1,8 +1,11 @@
-"""Patches: cutting, pasting and standardizing against loops; what the head compares."""
+"""Patches: cutting, pasting and equalizing against loops; what the head compares."""
 
+from itertools import product
+
+import pytest
 import torch
 
-from components.networks.patches import PatchHead, cut_patches, paste_patches, resized, standardize
+from components.networks.patches import PatchHead, cut_patches, equalize, paste_patches, resized
 
 
 def test_cut_patches_are_the_pixels_from_the_corners_on() -> None:
@@ -26,15 +29,15 @@ def test_pasted_patches_cover_each_other_in_order() -> None:
     assert torch.equal(canvas_BCHW, expected)
 
 
-def test_standardized_patches_have_mean_0_and_deviation_1() -> None:
-    patches = torch.rand(4, 3, 8, 8) * torch.tensor([0.5, 1, 5]).view(3, 1, 1) + 7
-    patches[3, 0] = 7.0
-    standard = standardize(patches)
-    torch.testing.assert_close(standard.mean((2, 3)), torch.zeros(4, 3), atol=1e-4, rtol=0)
-    deviation = standard.std((2, 3), correction=0)
-    assert deviation[3, 0] == 0
-    deviation[3, 0] = 1
-    torch.testing.assert_close(deviation, torch.ones(4, 3), atol=5e-3, rtol=0)
+def test_equalized_patches_have_the_mean_and_deviation_of_their_picture() -> None:
+    image = torch.rand(2, 3, 9, 9) * torch.tensor([0.5, 1, 5]).view(3, 1, 1)
+    patches = torch.rand(2, 4, 3, 8, 8) * (0.2 + torch.rand(2, 4, 3, 1, 1)) + 0.5
+    patches[1, 3, 0] = 7.0
+    equal = equalize(patches, image)
+    for b, p, c in product(range(2), range(4), range(3)):
+        assert equal[b, p, c].mean().item() == pytest.approx(image[b, c].mean().item(), abs=1e-4)
+        deviation = 0.0 if (b, p, c) == (1, 3, 0) else image[b, c].std(correction=0).item()
+        assert equal[b, p, c].std(correction=0).item() == pytest.approx(deviation, rel=0.02, abs=1e-5)
 
 
 def test_only_patches_that_are_too_small_are_resized() -> None:

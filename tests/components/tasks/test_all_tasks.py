@@ -37,7 +37,7 @@ TRAINED: list[tuple[str, dict[str, Any]]] = [
     ("context_prediction", {}),
     ("context_prediction", {"colour": "keep"}),
     ("jigsaw", {}),
-    ("jigsaw", {"grid": 2, "standardize": False, "grey": 0}),
+    ("jigsaw", {"grid": 2, "equalize": False, "grey": 0}),
     ("rotation", {}),
     ("split_brain", {}),
     ("split_brain", {"target": "regression"}),

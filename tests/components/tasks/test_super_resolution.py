@@ -21,9 +21,8 @@ from components.tasks.super_resolution import psnr, resize_bicubic
 SIZE = 16
 
 
-def make(size: int = SIZE, encoder: dict[str, Any] | None = None, **options: Any) -> Task:
-    config = EncoderConfig.model_validate({"width": 4} | (encoder or {}))
-    return build_task("super_resolution", options, config, size, 0, seed=0).eval()
+def make(size: int = SIZE, **options: Any) -> Task:
+    return build_task("super_resolution", options, EncoderConfig(width=4), size, 0, seed=0).eval()
 
 
 def make_inputs(task: Task, images_B3HW: Tensor) -> dict[str, Tensor]:
@@ -47,20 +46,22 @@ def test_bicubic_is_that_of_pillow(side: int) -> None:
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_the_trunk_sees_the_small_picture(factor: int) -> None:
+def test_the_trunk_sees_the_small_picture_enlarged(factor: int) -> None:
     images = torch.rand(2, 3, SIZE, SIZE)
     task = make(factor=factor, filter="area")
     inputs = make_inputs(task, images)
     small = images.view(2, 3, SIZE // factor, factor, SIZE // factor, factor).mean((3, 5))
-    torch.testing.assert_close(inputs["native"], task.encoder().convert(small))
-    assert task(inputs)["prediction"].shape == images.shape
+    enlarged = resize_bicubic(small, SIZE).clamp(0, 1)
+    torch.testing.assert_close(inputs["native"], task.encoder().convert(enlarged))
+    torch.testing.assert_close(inputs["bicubic"], 2 * enlarged - 1)
 
 
-def test_a_trunk_that_takes_no_small_picture_sees_it_enlarged() -> None:
-    images = torch.rand(2, 3, 96, 96)
-    task = make(96, {"stem": "large"}, factor=4)  # 24 px, of which the published stem leaves nothing
+def test_the_enlargement_is_where_it_starts_from() -> None:
+    task, images = make(), torch.rand(2, 3, SIZE, SIZE)
     inputs = make_inputs(task, images)
-    assert inputs["native"].shape[-1] == 32 and task(inputs)["prediction"].shape == images.shape
+    task.get_submodule("upscaler").register_forward_hook(lambda *_: torch.zeros(2, 3, SIZE, SIZE))
+    pictures = task.samples(inputs)
+    assert torch.equal(pictures["prediction"], pictures["input"])
 
 
 def test_terms_are_those_of_the_paper(judge: Path) -> None:
