@@ -1,6 +1,7 @@
 """Reading shards: memory-mapped, by walking the tar headers once. No tarfile, no pickle, no links, no foreign paths."""
 
 import mmap
+import zlib
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -94,7 +95,9 @@ class Shard:
             size = int.from_bytes(packed[1:], "big") if packed[0] == 0x80 else int(packed.strip(b" \0") or b"0", 8)
         except ValueError:
             stated, size = -1, 0
-        if size < 0 or stated != sum(header) - sum(header[148:156]) + 8 * 32:
+        # Adler's checksum is one more than the sum of the bytes, modulo 65521, and takes far less time than `sum`.
+        expected = stated + sum(header[148:156]) - 8 * 32 + 1
+        if size < 0 or expected % 65521 != zlib.adler32(header) & 0xFFFF:
             raise UserError(
                 f"shard {self.path} is not a tar file, or damaged, at byte {position}: run `genoise prepare` again"
             )
