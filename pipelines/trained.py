@@ -4,12 +4,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from components.config import Recipe
+from components.config import ENCODER_URI, Recipe
 from components.errors import UserError
 from components.pictures.make import no_pictures
 from components.tasks.base import Task, build_task, get_task
@@ -89,8 +90,11 @@ def load_task(folder: Path, side: int | None = None) -> Trained:
         raise UserError(f"{path} has format {about.get('format')!r}, this version reads {FORMAT!r}: train again")
     classes, trained_side = int(about["classes"]), recipe.data.size
     side = side or trained_side
+    options = _without_encoders(recipe)
     try:
-        task = build_task(recipe.task, recipe.options, recipe.encoder, side, classes, seed=0)
+        task = build_task(recipe.task, options, recipe.encoder, side, classes, seed=0)
+        if options != recipe.options:
+            tensors = {key: tensors[key] for key in tensors.keys() & task.state_dict().keys()}
         task.load_state_dict(tensors)
     except RuntimeError:
         if side != trained_side:
@@ -100,6 +104,12 @@ def load_task(folder: Path, side: int | None = None) -> Trained:
             ) from None
         raise UserError(f"{path} does not fit {RECIPE_FILE}: take both files from the same run") from None
     return Trained(task.eval().requires_grad_(False), recipe, classes, side)
+
+
+def _without_encoders(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's options without the encoders that they name: those judge a training, and may be gone by now."""
+    fields = get_task(recipe.task).Options.model_fields
+    return {k: None if fields[k].json_schema_extra == ENCODER_URI else value for k, value in recipe.options.items()}
 
 
 def device() -> torch.device:

@@ -22,7 +22,8 @@ from components.tasks.base import Task, Tensors
 PROTOCOL = "pictures/1"  # changes with anything that changes values
 BATCH = 64
 SMALLEST = 11  # side in pixels from which on there is a structural similarity
-MEASURED = ("prediction", "input")  # the input as it is: what doing nothing would get
+COMPARED = ("prediction", "input")  # with the truth; the input as it is: what doing nothing would get
+MEASURED = ("prediction", "generated", "input")  # as sets
 
 
 class Dataset(Protocol):
@@ -52,7 +53,7 @@ class PictureScore(Config):
 
     split: Literal["val", "test"]
     n: int = Field(ge=1, description="samples")
-    values: dict[str, dict[str, float]] = Field(description="{prediction or input: {metric: value}}")
+    values: dict[str, dict[str, float]] = Field(description="{prediction, generated or input: {metric: value}}")
     warnings: tuple[str, ...]
     worst: tuple[int, ...] = Field(description="samples whose prediction is least like the truth, worst first")
     protocol: dict[str, Any]
@@ -61,7 +62,8 @@ class PictureScore(Config):
 def measure_pictures(
     task: Task, data: Dataset, config: MeasureConfig, extractor: Extractor | None, device: torch.device
 ) -> PictureScore:
-    """Make a picture of every sample and measure it; where the task shows its input, that is measured beside it.
+    """Make a picture of every sample and measure it, and beside it what else the task shows: its input as it is, and
+    pictures "generated" of noise where the prediction is made of an image.
 
     With a truth per sample: means of l1 (in [0, 1]), psnr (decibels) and ssim. With an extractor: ``frechet`` and
     ``kernel`` with its standard error, against the truths, else the pictures of the field ``other`` where the task
@@ -78,8 +80,8 @@ def measure_pictures(
     for start in range(0, len(ids), BATCH):
         rows, reference_B3HW = _rows(task, data, ids[start : start + BATCH], config.seed, device)
         shown = [title for title in MEASURED if title in rows]
-        for title in shown:
-            if "truth" in rows and rows[title].shape == rows["truth"].shape:
+        for title in COMPARED:
+            if {title, "truth"} <= rows.keys() and rows[title].shape == rows["truth"].shape:
                 for name, values_B in _similarities(rows[title], rows["truth"]).items():
                     similar.setdefault(title, {}).setdefault(name, []).append(values_B)
         if extractor:

@@ -113,7 +113,8 @@ class Task(nn.Module):
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:
         """{title: (B, 3, H, W) in [0, 1]}: pictures that a person wants to see, in the order to show them.
 
-        Three titles are fixed words: "input", "prediction" for what the task makes, and "truth" where there is one.
+        Titles that are fixed words: "input", "prediction" for what the task makes, "truth" where there is one, and
+        "generated" for what it makes of noise alone where the prediction is made of the input.
         """
         return {}
 

@@ -27,6 +27,10 @@ COMMANDS = {
     "pretrain": JOB | {"RECIPE"},
     "transfer": JOB | {"--encoder", "--benchmark", "--source", "--root"},
     "table": JOB | {"RECIPE", "--seeds"},
+    "measure": JOB | {"--run", "--extractor", "--layer", "--resize", "--split", "--samples", "--seed"},
+    "generate": (JOB - {"--set", "--address"})
+    | {"--run", "--to", "--images", "--count", "--label", "--title", "--seed", "--fit", "--overlap", "--side"}
+    | {"--enlarge", "--overwrite"},
     "tasks": {"NAME", "--json"},
     "recipes": {"NAME", "--set", "--json"},
     "ui": {"--port", "--home"},
@@ -63,7 +67,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         fake.calls.append(arguments)
         if fake.error:
             raise fake.error
-        value = {"encoder": "models:/m-1"}
+        value = {"encoder": "models:/m-1", "n": 20, "warnings": ["few samples"]}
         return SimpleNamespace(
             rows=[{"recipe": "rotation", "test": 61.25}],
             to_json=lambda: '{"rows": []}',
@@ -80,6 +84,18 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             Planned("pretrain", "rotation, seed 0", "cd" * 32, False),
         ]
 
+    def made(*arguments: Any) -> dict[str, Any]:
+        fake.calls.append(arguments)
+        if fake.error:
+            raise fake.error
+        return {"made": 3}
+
+    def rows(value: dict[str, Any]) -> list[dict[str, Any]]:
+        return [{"pictures": "prediction", "psnr": 21.5}]
+
+    measuring = SimpleNamespace(plan=plan, measure=called, rows=rows)
+    monkeypatch.setattr(pipelines, "measure", measuring, raising=False)
+    monkeypatch.setattr(pipelines, "generate", SimpleNamespace(plan=made, generate=made), raising=False)
     for module, function in (
         ("prepare", "prepare"),
         ("pretrain", "pretrain"),
@@ -157,6 +173,11 @@ def _root() -> Path:
         (["transfer", "--encoder", "e", "--benchmark", "liner"], "did you mean 'linear'"),
         (["transfer", "--encoder", "e", "--set", "benchmark.feature=8"], "did you mean 'benchmark.features'"),
         (["transfer"], "Missing option '--encoder'"),
+        (["measure"], "Missing option '--run'"),
+        (["measure", "--run", "r", "--split", "train"], "--split: input should be 'val' or 'test'"),
+        (["generate", "--run", "r"], "Missing option '--to'"),
+        (["generate", "--run", "r", "--to", "o", "--fit", "tile"], "--fit: input should be 'whole' or 'tiles'"),
+        (["generate", "--run", "r", "--to", "o", "--overlap", "1"], "less than or equal to 0.9"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(
@@ -228,6 +249,16 @@ def test_commands_hand_over_what_was_typed(genoise: Command, pipeline: SimpleNam
     encoder, benchmark, data, _ = pipeline.calls.pop()
     assert (encoder, benchmark.name, benchmark.features, data.source) == ("e", "linear", 64, "cifar10")
 
+    arguments = ["--run", "r", "--extractor", "e", "--split", "test", "--samples", "9", "--set", "data.root=x"]
+    code, out, err = genoise("measure", *arguments)
+    assert code == 0 and "21.5" in out and "few samples" in err
+    trained, extractor, config, overrides, _ = pipeline.calls.pop()
+    assert (trained, extractor, config.split, config.samples, overrides) == ("r", "e", "test", 9, ["data.root=x"])
+
+    assert genoise("generate", "--run", "r", "--to", "o", "--images", "i", "--fit", "tiles", "--dry-run")[0] == 0
+    trained, wish, session = pipeline.calls.pop()
+    assert (trained, wish.to, wish.images, wish.fit, session.dry_run) == ("r", Path("o"), Path("i"), "tiles", True)
+
     assert genoise("table", "rotation", "autoencoder", "--seeds", "3")[0] == 0
     rows, seeds, _ = pipeline.calls.pop()
     assert ([row.name for row in rows], seeds) == (["rotation", "autoencoder"], 3)
@@ -265,6 +296,9 @@ def test_the_default_server_is_a_file_in_the_home(tmp_path: Path, monkeypatch: p
         (["prepare", "shapes"], {"run_id", "fingerprint", "reused", "value"}),
         (["pretrain", "rotation"], {"run_id", "fingerprint", "reused", "value"}),
         (["transfer", "--encoder", "e"], {"run_id", "fingerprint", "reused", "value"}),
+        (["measure", "--run", "r"], {"run_id", "fingerprint", "reused", "value"}),
+        (["generate", "--run", "r", "--to", "o"], {"made"}),
+        (["generate", "--run", "r", "--to", "o", "--dry-run"], {"made"}),
         (["tasks", "rotation"], {"tasks"}),
         (["recipes"], {"recipes"}),
         (["recipes", "rotation"], set(Recipe.model_fields)),
@@ -281,7 +315,14 @@ def test_json_is_the_last_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["demo"], ["table"], ["prepare", "shapes"], ["pretrain", "rotation"], ["transfer", "--encoder", "e"]],
+    [
+        ["demo"],
+        ["table"],
+        ["prepare", "shapes"],
+        ["pretrain", "rotation"],
+        ["transfer", "--encoder", "e"],
+        ["measure", "--run", "r"],
+    ],
 )
 def test_a_dry_run_says_what_would_run(genoise: Command, pipeline: SimpleNamespace, arguments: list[str]) -> None:
     code, out, _ = genoise(*arguments, "--dry-run", "--json")

@@ -1,5 +1,6 @@
 """A trained task as files: it comes back bit for bit, without pickle, and what is wrong with them is said."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from components.config import EncoderConfig
 from components.errors import UserError
+from components.networks.encoder import build_encoder, save_encoder
 from components.tasks.base import build_task
 from infra.errors import OutsideError
 from infra.tracking import Tracker
@@ -34,6 +37,17 @@ def test_networks_may_share_weights(tmp_path: Path) -> None:
     found = load_file(tmp_path / TASK_FILE)
     assert torch.equal(found["turned"], task.turned)
     assert sum(key.startswith("again.") for key in found) == sum(key.startswith("trunk.") for key in found)
+
+
+def test_an_encoder_that_judged_the_training_is_not_needed(tmp_path: Path) -> None:
+    save_encoder(build_encoder(EncoderConfig(width=4)), tmp_path / "judge")
+    folder = trained(tmp_path / "task", "super_resolution", perceptual=tmp_path / "judge")
+    assert any(key.startswith("judge.") for key in load_file(folder / TASK_FILE))
+    shutil.rmtree(tmp_path / "judge")
+    found = load_task(folder).task.state_dict()
+    saved = load_file(folder / TASK_FILE)
+    assert found.keys() == {key for key in saved if not key.startswith("judge.")}
+    assert all(torch.equal(value, saved[key]) for key, value in found.items())
 
 
 def test_other_sizes_where_the_networks_allow_it(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Darken(Task):
     def samples(self, inputs: Tensors) -> Tensors:
         image_B3HW = inputs["image"]
         made = torch.where(image_B3HW[:, :1, :1, :1] == 7 / 255, torch.zeros(()), image_B3HW / 2)
-        rows = {"input": 1 - image_B3HW, "prediction": made, "truth": image_B3HW}
+        rows = {"input": 1 - image_B3HW, "prediction": made, "truth": image_B3HW, "generated": image_B3HW.flip(3)}
         return {title: rows[title] for title in self.titles}
 
 
@@ -101,6 +101,14 @@ def test_without_a_truth_only_sets_are_compared_and_with_the_other_domain(extrac
     wanted = frechet_distance(extractor(data.other), extractor(made))
     assert score.values["prediction"]["frechet"] == pytest.approx(wanted, rel=1e-4)
     assert score.worst == ()
+
+
+def test_pictures_of_noise_are_measured_beside_predictions(extractor: Extractor) -> None:
+    both = Darken()
+    both.titles = ("prediction", "truth", "generated")
+    score = measure_pictures(both, Data(), MeasureConfig(), extractor, CPU)
+    assert score.values["generated"].keys() == {"frechet", "kernel", "kernel_error"}
+    assert score.values["prediction"].keys() > score.values["generated"].keys()
 
 
 def test_a_part_of_the_split_has_the_pictures_of_the_whole(extractor: Extractor) -> None:
