@@ -325,7 +325,7 @@ class Cache:
                     os.replace(temporary, target)
                     return
         raise OutsideError(
-            f"{self.storage.join(name)} is damaged: its sha256 is not the one in the index; prepare it again"
+            f"{self.storage.join(name)} is damaged: its sha256 is not the one in the index; remove it and prepare again"
         )
 
     def _evict(self, keep: Path) -> None:

@@ -1,14 +1,12 @@
 """source -> shards: one Ray task per shard, and an index that is written last.
 
 A place that was named (``--to``) grows: what is new in the source becomes new shards, and an index of its own beside
-the older ones, which stay; ``index.json`` is the newest. See docs/decisions/0010-data-sets-grow-by-generations.md.
+the older ones, which stay; ``index.json`` is the newest. See docs/decisions/0008-data-sets-grow-by-generations.md.
 """
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,6 @@ import ray
 from components.config import DataConfig
 from components.data.dataset import ShardedDataset
 from components.data.planning import (
-    NOTHING,
-    Known,
     ShardPlan,
     count_shards,
     count_vanished,
@@ -32,9 +28,7 @@ from components.data.records import (
     Record,
     all_entries,
     check_extends,
-    finished,
     key_of,
-    known_by,
     name_of,
     names_of,
 )
@@ -50,11 +44,12 @@ from components.data.shards import (
 )
 from components.data.sources.base import Source, open_source
 from components.errors import UserError
-from infra.cluster import connect
+from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Cache, Storage, is_remote
-from pipelines import steps
+from pipelines import steps, terminal
 from pipelines.foreign import digest_of_tars, index_tars
+from pipelines.held import drop, held_at, lost, plans_of, read_record
 from pipelines.parallel import in_parallel
 from pipelines.recorder import Progress
 from pipelines.session import Session
@@ -64,12 +59,22 @@ from pipelines.workflow import StepResult, StepRun
 VERSION = 2  # names the file of the index
 Value = dict[str, Any]
 PREPARED = "shards"  # the source that is none: the shards at data.url are used as they are
-READERS = 16  # records read at a time
 
 
 def prepare(config: DataConfig, session: Session) -> StepResult:
-    """Lay a source into shards. Raises UserError for a source that cannot be read or has too many broken images."""
-    return steps.run([prepare_step(config)], session, f"prepare {config.source}")[0]
+    """Lay a source into shards; those of a data set that was finished before, and were lost, are written again.
+
+    Raises UserError for a source that cannot be read or has too many broken images.
+    """
+    result = steps.run([prepare_step(config)], session, f"prepare {config.source}")[0]
+    if result.reused and config.source != PREPARED:
+        storage, content = Storage(result.value["url"]), _content(config.root)
+        index = open_index(result.value)
+        if lost(storage, index):
+            connect(session.address)
+            source = _open(config.model_dump_json(), content)
+            _restore(source, config, content, storage, index, terminal.note)
+    return result
 
 
 def plan(config: DataConfig, session: Session) -> list[Planned]:
@@ -136,28 +141,28 @@ def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Va
     storage = Storage(url)
     storage.check_writable()
     there = storage.list(FOLDER)  # of shards in the index, and some of a preparation that was cut off, perhaps
-    held = _held(storage, there)
+    held = held_at(storage, there)
     if held.index:
         check_extends(held.index, source, config, url)
         if gone := count_vanished(source, held.known):
             run.workflow.say(f"{gone} images of {url} are no longer in the source; they stay in its shards")
     parts = plan_parts(source, config, held.known)
     total = count_shards(parts, config)
-    cores = int(connect(session.address)["CPU"])
+    connect(session.address)
     work = (
         (config.model_dump(), content, plan.model_dump(), url, name_of(plan) in there)
         for plan in cut_shards(parts, source, config, held.known)
     )
     results: list[ShardResult] = []
-    for result in in_parallel(_build, work, 2 * cores):
+    for result in in_parallel(_build, work, 2 * cpus()):
         results.append(ShardResult.model_validate(result))
         run.progress(Progress(len(results), total, "shards"))
     index = build_index(source, config, results, held.index)
     for name in there.keys() - held.records - {name_of(result) for result in results}:
-        _delete(storage, name)
+        drop(storage, name)
     for name in (index_name(index), INDEX_NAME):  # the first of them stays when the data set grows
         storage.write_bytes(name, index.to_bytes())
-    run.verify(lambda: _complete(storage, index))
+    _restore(source, config, content, storage, index, run.workflow.say)
     run.output(storage.join(index_name(index)))
     run.log_metrics(
         {f"samples/{split}": index.samples(split) for split in index.splits} | {"skipped": len(index.skipped)}
@@ -169,36 +174,6 @@ def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Va
             f"{len(index.skipped)} broken images were skipped: {named}; all are named in {url}/{INDEX_NAME}"
         )
     return _value(url, index, storage.join(index_name(index)))
-
-
-@dataclass(frozen=True)
-class Held:
-    """The data set that a place holds already; no index: none."""
-
-    index: Index | None = None
-    known: Known = NOTHING
-    records: frozenset[str] = frozenset()  # names of those that belong to it
-
-
-def _held(storage: Storage, there: Iterable[str]) -> Held:
-    """``there``: the records at the place. Raises UserError where some are missing."""
-    if not storage.exists(INDEX_NAME):
-        return Held()
-    index = read_index_at(storage.url)
-    with ThreadPoolExecutor(READERS) as pool:
-        records = finished(pool.map(lambda name: _record(storage, name), there), index)
-    return Held(index, known_by(records, index), frozenset(record.name for record in records))
-
-
-def _record(storage: Storage, name: str) -> Record:
-    return Record.model_validate_json(storage.read_bytes(name))
-
-
-def _delete(storage: Storage, name: str) -> None:
-    """A shard that was written by a preparation that was cut off, and is none any more; and its record."""
-    entry = _record(storage, name).result.entry
-    for file in ([entry.name] if entry else []) + [name]:
-        storage.delete(file)
 
 
 @lru_cache(maxsize=4)
@@ -233,18 +208,38 @@ def _build(config: Value, content: str, plan_values: Value, url: str, recorded: 
     return result.model_dump()
 
 
+def _restore(
+    source: Source, config: DataConfig, content: str, storage: Storage, index: Index, say: Callable[[str], None]
+) -> None:
+    """Write the shards again that the index lists and that are not there."""
+    entries = {entry.name: entry for entry in lost(storage, index)}
+    if not entries:
+        return
+    plans = plans_of(storage, entries.values(), source)
+    work = ((config.model_dump(), content, plan.model_dump(), storage.url, entries[plan.name].sha256) for plan in plans)
+    written = sorted(in_parallel(_rebuild, work, 2 * cpus()))
+    say(f"{len(written)} shards of {storage.url} were lost and written again: {', '.join(written[:5])}")
+
+
+@ray.remote(num_cpus=1, max_retries=3)
+def _rebuild(config: Value, content: str, plan_values: Value, url: str, sha256: str) -> str:
+    """Write a shard as it was. Raises OutsideError, and writes nothing, where it would be another."""
+    data, plan = DataConfig.model_validate(config), ShardPlan.model_validate(plan_values)
+    source = _open(data.model_dump_json(), content)
+    with tempfile.TemporaryDirectory() as folder:
+        entry = build_shard(source, data, plan, Path(folder)).entry
+        if entry is None or entry.sha256 != sha256:
+            raise OutsideError(f"{url}/{plan.name} was lost, and the source has changed since: choose another place")
+        Storage(url).upload(Path(folder) / entry.name, entry.name)
+    return plan.name
+
+
 def _finished(storage: Storage, plan: ShardPlan, key: str) -> ShardResult | None:
     """What a preparation that was cut off left of this plan, if it had finished it."""
-    record = _record(storage, name_of(plan))
+    record = read_record(storage, name_of(plan))
     entry = record.result.entry
     whole = record.key == key and (entry is None or storage.size(entry.name) == entry.bytes)
     return record.result if whole else None
-
-
-def _complete(storage: Storage, index: Index) -> bool:
-    """Whether every shard of the index lies at its place in its full size."""
-    found = storage.list()
-    return all(found.get(entry.name) == entry.bytes for entry in all_entries(index))
 
 
 def _value(url: str, index: Index, index_file: str) -> Value:

@@ -60,7 +60,7 @@ def last_line(facts: Any) -> None:
 
 def text(content: str) -> None:
     """Text on stdout as it is."""
-    print(content)
+    print(content, flush=True)
 
 
 def show_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:

@@ -184,6 +184,7 @@ class ShardedDataset:
 
     def _read(self, number: int, shard: Shard, sample: int, out: Arrays, place: int) -> None:
         """Decode a sample, or the next readable one of its shard, into row ``place`` of ``out``."""
+        reason = "it has none"
         for step in range(len(shard)):
             other = (sample + step) % len(shard)
             try:
@@ -191,8 +192,9 @@ class ShardedDataset:
                     self._decode(shard, other, field, out, place)
                 return
             except BrokenImage as error:
-                self._replace(f"{self.entries[number].name}:{shard.keys[other]}", str(error))
-        raise UserError(f"no sample of shard {shard.path} can be decoded: run `genoise prepare` again")
+                reason = str(error)
+                self._replace(f"{self.entries[number].name}:{shard.keys[other]}", reason)
+        raise UserError(f"no sample of shard {shard.path} can be decoded ({reason}): run `genoise prepare` again")
 
     def _decode(self, shard: Shard, sample: int, field: str, out: Arrays, place: int) -> None:
         """Decode one field of a sample into row ``place`` of ``out``. Raises BrokenImage."""

@@ -279,4 +279,6 @@ def verify_shard(path: Path, entry: ShardEntry) -> None:
         )
     with open(path, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-            raise UserError(f"shard {path} differs from its sha256 in the index: run `genoise prepare` again")
+            raise UserError(
+                f"shard {path} differs from its sha256 in the index: remove it and run `genoise prepare` again"
+            )

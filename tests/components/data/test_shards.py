@@ -213,7 +213,7 @@ def test_a_shard_that_changed_is_refused_and_named(tmp_path: Path, scenes: tuple
         verify_shard(path, entry)
     data[1000] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=rf"^shard .*{entry.name} differs from its sha256 in the index: run"):
+    with pytest.raises(UserError, match=rf"^shard .*{entry.name} differs from its sha256 in the index: remove"):
         verify_shard(path, entry)
 
 

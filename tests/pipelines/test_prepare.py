@@ -1,0 +1,205 @@
+"""Preparation over Ray: killed and continued, grown, healed, verified; and shards of others."""
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from components.config import DataConfig
+from components.data.shards import INDEX_NAME
+from components.errors import UserError
+from infra.errors import OutsideError
+from infra.storage import Storage
+from pipelines import foreign, prepare
+from pipelines.session import Session
+from pipelines.verify import verify
+from pipelines.workflow import StepResult
+from tests.components.data.test_growth import fill, grow, numbers_in, once, sums
+
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def session(home: Path, empty_store: Path) -> Session:
+    """A session in a home with an empty database."""
+    home.mkdir()
+    (home / "mlflow.db").write_bytes((empty_store / "mlflow.db").read_bytes())
+    return Session(home, quiet=True)
+
+
+def run(config: DataConfig, session: Session) -> StepResult:
+    """Prepare as a new process would: what lies in the folder is looked at again."""
+    prepare._content.cache_clear()
+    return prepare.prepare(config, session)
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """What changes when a file is written again."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.tar")}
+
+
+def test_it_grows_heals_and_is_verified(tmp_path: Path, session: Session) -> None:
+    out = tmp_path / "out"
+    config = fill(tmp_path / "raw", *range(50)).model_copy(update={"url": str(out)})
+    first = run(config, session).value
+    assert first["samples"] == {"train": 40, "val": 10}
+    old, before = Path(first["index_file"]).read_bytes(), stamps(out)
+    assert run(config, session).reused
+
+    fill(tmp_path / "raw", *range(50, 75))
+    second = run(config, session)
+    assert not second.reused and second.value["samples"] == {"train": 60, "val": 15}
+    after = stamps(out)
+    assert {name: after[name] for name in before} == before and len(after) > len(before)
+    assert Path(first["index_file"]).read_bytes() == old  # a training that began with it goes on with it
+    assert len(prepare.open_split({**first, "size": 8, "cache": str(tmp_path)}, "train", ("image",))) == 40
+    assert len(prepare.open_split({"url": str(out), "size": 8, "cache": str(tmp_path)}, "train", ("image",))) == 60
+    assert numbers_in(out, prepare.open_index(second.value)) == once(75)
+
+    found = {row["split"]: row for row in verify(str(out), 4, session)["rows"]}
+    assert {split: (row["shards"], row["samples"]) for split, row in found.items()} == {
+        "train": (6, 60),
+        "val": (2, 15),
+    }
+
+    whole = sums(out)
+    (out / "train-000004.tar").unlink()
+    with pytest.raises(UserError, match=r"1 of 8 shards are damaged: train-000004.tar \(.* is missing"):
+        verify(str(out), 4, session)
+    assert run(config, session).reused and sums(out) == whole  # written again, as it was
+
+    damaged = bytearray((out / "val-000000.tar").read_bytes())
+    damaged[600] ^= 1
+    (out / "val-000000.tar").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"1 of 8 shards are damaged: val-000000.tar \(.* differs from its sha256"):
+        verify(str(out), 4, session)
+    data = prepare.open_split({**first, "size": 8, "cache": str(tmp_path)}, "val", ("image",))
+    with pytest.raises(UserError, match=r"val-000000.tar differs from its sha256"):
+        data.member(0, "image")
+
+
+def test_one_that_was_cut_off_goes_on(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    config = fill(tmp_path / "raw", *range(50)).model_copy(update={"url": str(out)})
+    done: list[object] = []
+
+    def cut_off(*arguments: object) -> Iterator[object]:
+        for result in real(*arguments):
+            done.append(result)
+            if len(done) == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    real = prepare.in_parallel
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "in_parallel", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, session)
+    before = stamps(out)
+    ray.shutdown()  # what is under way ends with it
+    assert len(before) >= 3 and not (out / INDEX_NAME).exists()
+    finished = {name: stamp for name, stamp in stamps(out).items() if (out / "records" / f"{name[:-4]}.json").exists()}
+    # One more is as a machine leaves it that dies while it writes: its record says something else.
+    torn = sorted(finished)[0]
+    (out / torn).write_bytes((out / torn).read_bytes()[:-512])
+
+    value = run(config, session).value
+    after = stamps(out)
+    kept = {name: stamp for name, stamp in finished.items() if name != torn}
+    assert {name: after[name] for name in kept} == kept
+    expected, _ = grow(config, tmp_path / "undisturbed")
+    assert value["index"] == expected.fingerprint() and sums(out) == sums(tmp_path / "undisturbed")
+
+
+def test_what_a_preparation_left_that_was_cut_off_is_cleared_away(tmp_path: Path, session: Session) -> None:
+    out = tmp_path / "out"
+    config = fill(tmp_path / "raw", *range(50)).model_copy(update={"url": str(out), "shard_samples": 5})
+    run(config, session)
+    for path in (out / INDEX_NAME, *out.glob("index-*.json")):
+        path.unlink()
+    larger = config.model_copy(update={"shard_samples": 10})
+    index = prepare.open_index(run(larger, session).value)
+    assert numbers_in(out, index) == once(50)
+    listed = {entry.name for entries in index.splits.values() for entry in entries}
+    assert {path.name for path in out.glob("*.tar")} == listed
+    assert {path.stem for path in (out / "records").iterdir()} == {Path(name).stem for name in listed}
+
+
+def test_plans_are_asked_for_as_they_are_needed() -> None:
+    @ray.remote
+    def double(value: int) -> int:
+        return 2 * value
+
+    asked = []
+
+    def work() -> Iterator[tuple[int]]:
+        for k in range(50):
+            asked.append(k)
+            yield (k,)
+
+    results = []
+    for result in prepare.in_parallel(double, work(), 4):
+        results.append(result)
+        assert len(asked) <= len(results) + 2 * 4
+    assert sorted(results) == [2 * k for k in range(50)]
+
+
+def test_tars_of_others_get_an_index(tmp_path: Path, session: Session) -> None:
+    place = tmp_path / "theirs"
+    grow(fill(tmp_path / "raw", *range(40)), place)  # tars without an index: nobody sees that they are our own
+    config = DataConfig(source="shards", url=str(place))
+    value = run(config, session).value
+    assert value["samples"] == {"train": 32, "val": 8} and value["index_file"].startswith(str(place))
+    assert run(config, session).reused
+    data = prepare.open_split({**value, "size": 8, "cache": str(tmp_path)}, "train", ("image",))
+    assert len(data) == 32 and data.member(0, "image")
+    with pytest.raises(UserError, match=r"there is neither an index.json nor a tar"):
+        run(DataConfig(source="shards", url=str(tmp_path / "raw")), session)
+
+
+def test_an_index_that_cannot_lie_beside_the_tars_lies_in_the_home(tmp_path: Path) -> None:
+    index, _ = grow(fill(tmp_path / "raw", *range(20)), tmp_path / "out")
+    (tmp_path / "file").write_bytes(b"")
+    closed, home = Storage(str(tmp_path / "file" / "inside")), Storage(str(tmp_path / "home"))
+    assert foreign._keep(index, closed, home).startswith(str(tmp_path / "home"))
+    with pytest.raises(OutsideError):
+        foreign._keep(index, closed, closed)
+
+
+FULL = """
+import resource, sys
+from infra.errors import OutsideError
+from components.config import DataConfig
+from components.data.planning import plan_shards
+from components.data.sources.base import open_source
+from pipelines.prepare import _build
+config = DataConfig(source="shapes", url=sys.argv[1])
+plan = next(plan_shards(open_source(config), config))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    _build._function(config.model_dump(), "", plan.model_dump(), sys.argv[1], False)
+except OutsideError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_said_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    """The limit of a process on the size of its files stands in for the disk."""
+    out = tmp_path / "out"
+    done = subprocess.run([sys.executable, "-c", FULL, str(out)], capture_output=True, text=True, check=True)
+    reason = os.strerror(errno.EFBIG)
+    assert done.stdout == (
+        f"cannot write train-000000.tar to {out} ({reason}): make room; then the same command goes on\n"
+    )
+    assert not list(out.iterdir())
