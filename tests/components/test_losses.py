@@ -1,7 +1,9 @@
 """Every term against its formula, written out with loops and math."""
 
 import math
+from collections.abc import Callable
 from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -91,3 +93,101 @@ def test_low_precision_is_left_at_the_door() -> None:
     assert torch.equal(losses.adversarial(low), losses.adversarial(low.float()))
     assert torch.equal(losses.discriminator(low, low), losses.discriminator(low.float(), low.float()))
     assert losses.l2(high, high).dtype == torch.float64
+
+
+# -- two players -------------------------------------------------------------------------------------------------------
+
+REAL, FAKE = [2.0, -1.0, 0.5], [1.5, -0.3, -4.0]
+# form: discriminator on a real and on a fake logit; generator on a fake one, and on a real one in which it has a part
+FORMS: dict[str, tuple[Callable[[float], float], ...]] = {
+    "minimax": (
+        lambda r: -math.log(sigmoid(r)),
+        lambda f: -math.log(1 - sigmoid(f)),
+        lambda f: math.log(1 - sigmoid(f)),
+        lambda r: math.log(sigmoid(r)),
+    ),
+    "non_saturating": (
+        lambda r: -math.log(sigmoid(r)),
+        lambda f: -math.log(1 - sigmoid(f)),
+        lambda f: -math.log(sigmoid(f)),
+        lambda r: -math.log(1 - sigmoid(r)),
+    ),
+    "least_squares": (lambda r: (r - 1) ** 2, lambda f: f**2, lambda f: (f - 1) ** 2, lambda r: r**2),
+    "hinge": (lambda r: max(0.0, 1 - r), lambda f: max(0.0, 1 + f), lambda f: -f, lambda r: r),
+    "wasserstein": (lambda r: -r, lambda f: f, lambda f: -f, lambda r: r),
+}
+
+
+@pytest.mark.parametrize("form", get_args(losses.Form))
+def test_adversarial_forms(form: losses.Form) -> None:
+    real, fake = torch.tensor(REAL), torch.tensor(FAKE)
+    on_real, on_fake, made, had = (
+        sum(f(x) for x in xs) / 3 for f, xs in zip(FORMS[form], (REAL, FAKE, FAKE, REAL), strict=True)
+    )
+    assert losses.discriminator(real, fake, form).item() == pytest.approx(on_real + on_fake, rel=1e-5)
+    assert losses.adversarial(fake, form).item() == pytest.approx(made, rel=1e-5)
+    assert losses.adversarial(fake, form, real).item() == pytest.approx(made + had, rel=1e-5)
+    assert losses.discriminator(real.bfloat16(), fake, form).dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", get_args(losses.Form))
+def test_following_each_gradient_helps_its_player(form: losses.Form) -> None:
+    """Real logits up and fake ones down for the discriminator, the other way round for the other player."""
+    real, fake = (torch.tensor([0.2, 0.4], requires_grad=True) for _ in range(2))
+    down, up = torch.autograd.grad(losses.discriminator(real, fake, form), (real, fake))
+    assert (down < 0).all() and (up > 0).all()
+    up, down = torch.autograd.grad(losses.adversarial(fake, form, real), (real, fake))
+    assert (down < 0).all() and (up > 0).all()
+
+
+def curved(picture: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """A critic with two patches a sample, not linear in either input."""
+    return torch.stack([(picture**2).sum((1, 2, 3)) * vector[:, 0], torch.sin(picture).sum((1, 2, 3))], 1)
+
+
+def test_slopes_are_those_of_autograd_sample_by_sample() -> None:
+    picture, vector = torch.randn(3, 2, 4, 4), torch.randn(3, 2)
+    squares = []
+    for b in range(3):
+        x, v = picture[b : b + 1].clone().requires_grad_(), vector[b : b + 1].clone().requires_grad_()
+        gx, gv = torch.autograd.grad(curved(x, v).mean(), (x, v))
+        squares.append((gx.square().sum() + gv.square().sum()).item())
+    expected = sum((math.sqrt(s) - 1) ** 2 for s in squares) / 3
+    assert losses.gradient_penalty(curved, picture, vector).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.r1(curved, picture, vector).item() == pytest.approx(sum(squares) / 6, rel=1e-5)
+
+
+def test_penalties_teach_the_critic_and_not_its_inputs() -> None:
+    """A linear critic w x has slope w everywhere: the gradients are known."""
+    w, x = torch.tensor([3.0, 4.0], requires_grad=True), torch.randn(5, 2, requires_grad=True)
+    (slope,) = torch.autograd.grad(losses.gradient_penalty(lambda x: x @ w, x), w)
+    torch.testing.assert_close(slope, 2 * (5 - 1) * w.detach() / 5)
+    (slope,) = torch.autograd.grad(losses.r1(lambda x: x @ w, x), w)
+    torch.testing.assert_close(slope, w.detach())
+    assert x.grad is None
+
+
+def test_a_flat_critic_has_finite_penalties() -> None:
+    w = torch.zeros(2, requires_grad=True)
+    penalty = losses.gradient_penalty(lambda x: x @ w, torch.randn(3, 2))
+    penalty.backward()  # type: ignore[no-untyped-call]
+    assert penalty.item() == pytest.approx(1, abs=1e-5) and w.grad is not None and w.grad.isfinite().all()
+
+
+def test_accuracies() -> None:
+    real, fake = torch.tensor(REAL), torch.tensor(FAKE)
+    found = {k: round(v.item(), 3) for k, v in losses.accuracies(real, fake).items()}
+    assert found == {"discriminator/accuracy_real": 0.667, "discriminator/accuracy_fake": 0.667}
+    halves = losses.accuracies(torch.tensor([0.6, 0.4]), torch.tensor([0.4, 0.1]), "least_squares")
+    assert [v.item() for v in halves.values()] == [0.5, 1.0]
+    assert losses.accuracies(real, fake, "wasserstein") == {}
+
+
+def test_diversity() -> None:
+    real = torch.randn(64, 3, 4, 4)
+    (alike,) = losses.diversity(0.5 * real.flip(0), real).values()
+    assert alike.item() == pytest.approx(0.5, rel=1e-3)
+    (collapsed,) = losses.diversity(real[:1].expand(64, -1, -1, -1), real).values()
+    assert collapsed.item() == 0
+    (alone,) = losses.diversity(real[:1], real[:1]).values()
+    assert alone.item() == 1
