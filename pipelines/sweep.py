@@ -5,9 +5,7 @@ Two steps: the search, and the verdict on what it found. What a trial trains and
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from components.config import Recipe
@@ -17,20 +15,20 @@ from infra.tracking import open_tracker
 from pipelines import steps
 from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
-from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe, write_recipe
+from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
-from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, side_by_side
+from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, own_node, side_by_side
 from pipelines.sweeps.config import Sweep, probe_steps
 from pipelines.sweeps.desk import Desk
 from pipelines.sweeps.objectives import UNIVERSAL
-from pipelines.sweeps.records import PUBLISHED, Ledger, Proposal, Record, best, pareto_front, record_of
+from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front, record_of
 from pipelines.sweeps.report import Outcome, write_report
 from pipelines.sweeps.search import Search, failed_all
-from pipelines.sweeps.space import apply
-from pipelines.sweeps.trials import Steps, Trials, Yardsticks, own_point
+from pipelines.sweeps.trials import Steps, Trials, Yardsticks
 from pipelines.sweeps.tuning import scheduler, tune_trials
-from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, test_scores
+from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, scores_on_test
+from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
 from pipelines.table import beside
 from pipelines.transfer import best_val, validation_step
 from pipelines.workflow import StepResult, StepRun, Workflow
@@ -48,7 +46,7 @@ def sweep(wanted: Sweep, seeds: int, session: Session) -> Value:
     Raises UserError where the sweep cannot be had, OutsideError where no trial finishes.
     """
     _check_unchanged(wanted, session)
-    search = search_step(wanted)
+    search = search_step(wanted, trial_cost(wanted) if wanted.budget else None)
     wish = [search, verdict_step(wanted, search, seeds)] if seeds else [search]
     told: list[Value] = []
 
@@ -119,8 +117,11 @@ def _check_unchanged(wanted: Sweep, session: Session) -> None:
 # The search
 
 
-def search_step(wanted: Sweep) -> Step:
-    """The step that runs the trials. Its value: ``trials`` (records), ``winner``, ``best``, ``front`` (numbers)."""
+def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
+    """The step that runs the trials; ``cost``: what one is expected to need, where there is a budget.
+
+    Its value: ``trials`` (records), ``winner`` and ``front`` (numbers of trials), and what a report needs beside.
+    """
     bases = [pretrain_step(recipe) for recipe in wanted.recipes]
     ends = [
         validation_step(beside(recipe, load_recipe(end)), load_benchmark(recipe.benchmarks[0]))
@@ -137,21 +138,20 @@ def search_step(wanted: Sweep) -> Step:
             "recipes": [base.config for base in bases],
             "benchmarks": [recipe.benchmarks[0] for recipe in wanted.recipes],
         },
-        body=lambda run, inputs: _search(wanted, run, inputs),
+        body=lambda run, inputs: _search(wanted, cost or Cost(0.0, 0), run, inputs),
         inputs=(prepare_step(wanted.recipes[0].data), *ends),
         cores=max(base.cores for base in bases),
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
 
 
-def _search(wanted: Sweep, run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
+def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
     """The body of the search."""
     prepared, *ends = inputs
     if not prepared.value["classes"]:
         raise UserError(
             "a sweep is judged by transfer, which needs labels, and the data has none: use a labelled source"
         )
-    cost = trial_cost(wanted)
     connect(run.workflow.session.address)
     nodes, training = nodes_of_cluster(), wanted.recipes[0].training
     places = side_by_side(nodes, training.workers, training.cpus)
@@ -162,7 +162,9 @@ def _search(wanted: Sweep, run: StepRun, inputs: tuple[StepResult, ...]) -> Valu
         trials = Trials(run, wanted.recipes, wanted.objectives, desk, prepared, _yardsticks(wanted, ends))
         search = Search(wanted, run, trials, Ledger(run.folder / "trials.jsonl"), desk, cost, places)
         ends_of_probes = probe_steps(wanted.recipes[0], trials.samples)
-        tune_trials(search, desk, scheduler(wanted.scheduler, ends_of_probes), run.folder, _node())
+        if wanted.scheduler == "pbt" and len(ends_of_probes) < 2:
+            raise UserError("--scheduler pbt changes weights after probes: --set training.probe_every lower")
+        tune_trials(search, desk, scheduler(wanted.scheduler, ends_of_probes), run.folder, own_node())
     finally:
         desk.close()
     records = search.ledger.ended()
@@ -179,13 +181,6 @@ def _search(wanted: Sweep, run: StepRun, inputs: tuple[StepResult, ...]) -> Valu
         "yardsticks": [best_val(end.value) for end in ends],
         "trials": [record.to_json() for record in records],
     }
-
-
-def _node() -> str:
-    """The resource that names the node on which this process runs."""
-    import ray
-
-    return f"node:{ray.util.get_node_ip_address()}"  # type: ignore[no-untyped-call]  # Ray's own
 
 
 def _yardsticks(wanted: Sweep, ends: list[StepResult]) -> Yardsticks | None:
@@ -229,7 +224,7 @@ def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
             candidates[f"{recipe.name}/own best"] = winner_recipe(wanted, recipe, own.proposal)
     first = wanted.objectives[0].name
     benchmark = first if first in BENCHMARKS else wanted.recipes[0].benchmarks[0]
-    scores = test_scores(candidates, seeds, benchmark, Steps(run.workflow), run.run_id, found["side_by_side"])
+    scores = scores_on_test(candidates, seeds, benchmark, Steps(run.workflow), run.run_id, found["side_by_side"])
     against = ("published", "own best") if wanted.universal else ("published",)
     comparisons: list[Comparison] = []
     for other in against:
@@ -252,13 +247,6 @@ def _sentence(comparison: Comparison) -> str:
     return comparison.sentence()
 
 
-def winner_recipe(wanted: Sweep, recipe: Recipe, proposal: Proposal) -> Recipe:
-    """The recipe of a trial, by the name under which it is kept."""
-    found = apply(recipe, own_point(proposal.point, recipe))
-    name = f"{recipe.name}_{'universal' if wanted.universal else 'swept'}"
-    return found.model_copy(update={"name": name, "search": {}})
-
-
 # What is left
 
 
@@ -271,7 +259,7 @@ def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, sessio
     comparisons = [comparison_of(each) for each in verdict["comparisons"]] if verdict else []
     sentences = verdict["sentences"] if verdict else []
     outcome = Outcome(wanted, records, winner, search.value["front"], search.value["steps"], comparisons, sentences)
-    files = _keep_winner(wanted, winner, sentences, search.run_id, session)
+    files = keep_winner(wanted, winner, sentences, search.run_id, session.folder("sweeps"))
     for path in files:
         workflow.tracker.log_artifacts(search.run_id, path)
     pictures, page = write_report(outcome)
@@ -288,59 +276,13 @@ def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, sessio
         "validation": winner.values,
         "published": next((r.values for r in records if r.proposal.name == PUBLISHED), {}),
         "verdict": sentences,
-        "front": {r.proposal.name: r.values for r in records if r.number in search.value["front"]},
+        "front": {r.proposal.name: r.values for r in records if r.number in search.value["front"]}
+        if len(wanted.objectives) > 1
+        else {},
         "cost": outcome.ledger,
         "recipes": [str(path) for path in files],
-        "model": _register(wanted, winner, workflow),
+        "model": register_winner(wanted, winner, workflow),
         "page": str(local),
         "run_id": search.run_id,
         "states": dict(outcome.states),
     }
-
-
-def _keep_winner(wanted: Sweep, winner: Record, sentences: list[str], run_id: str, session: Session) -> list[Path]:
-    """A recipe file for each task, which says where it comes from."""
-    folder = session.folder("sweeps")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for recipe in wanted.recipes:
-        found = winner_recipe(wanted, recipe, winner.proposal)
-        about = [
-            f"Found by genoise sweep {wanted.name}, run {run_id}: {winner.proposal.name}, {_values(winner.values)}"
-        ]
-        about += sentences or ["Not judged on the test split yet."]
-        path = folder / f"{found.name}.yaml"
-        path.write_text("".join(f"# {line}\n" for line in about) + write_recipe(found) + "\n")
-        written.append(path)
-    return written
-
-
-def _values(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f} on validation" for name, value in values.items())
-
-
-def _register(wanted: Sweep, winner: Record, workflow: Workflow) -> str | None:
-    """The winner's encoder as a registered model; the best of all sweeps of this name has the alias."""
-    if wanted.universal:
-        return None  # several encoders, none of them the winner
-    step = pretrain_step(winner_recipe(wanted, wanted.recipes[0], winner.proposal))
-    trained = next((r for r in workflow.results if r.fingerprint == step.fingerprint), None) or _find(step, workflow)
-    first = wanted.objectives[0]
-    name = f"genoise-sweep-{wanted.name}"
-    version, _ = workflow.tracker.register_encoder(
-        name,
-        trained.value["model_id"],
-        f"{first.name}/val",
-        first.sign * winner.values[first.name],
-        description=f"{winner.proposal.name}: {json.dumps(winner.proposal.point)}",
-        about=f"Winners of the sweeps of `{wanted.name}`. `best` is on the highest validation score.",
-    )
-    return f"models:/{name}/{version}"
-
-
-def _find(step: Step, workflow: Workflow) -> StepResult:
-    from pipelines.workflow import find_step
-
-    found = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
-    assert found is not None, "the winner's training has finished"
-    return found

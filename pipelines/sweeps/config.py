@@ -1,13 +1,17 @@
 """What a sweep is told, beside its recipes: how it searches, what it is after, and how much it may use."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import torch
+
 from components.config import Recipe
 from components.data.order import Plan
+from components.engine import Engine
 from components.errors import UserError, unknown
-from components.tasks.base import Task, Term, get_task
-from pipelines.sweeps.budget import Budget
+from components.tasks.base import Term
+from pipelines.sweeps.budget import Budget, noise
 from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.propose import SearcherName, grid_points
 from pipelines.sweeps.space import Space, space_of, terms_space
@@ -104,8 +108,9 @@ def _check_search(sweep: Sweep) -> None:
     if sweep.scheduler != "none" and len(sweep.objectives) > 1:
         raise UserError(f"--scheduler {sweep.scheduler} stops by one score: give one --objective, or --scheduler none")
     for objective in sweep.objectives:
-        if objective.name in PICTURES and get_task(sweep.recipes[0].task).samples is Task.samples:
-            raise UserError(f"objective {objective.name!r}: task {sweep.recipes[0].task!r} makes no pictures")
+        if objective.name in PICTURES and not {"prediction", "truth"} <= titles_of(sweep.recipes[0]):
+            task = sweep.recipes[0].task
+            raise UserError(f"objective {objective.name!r}: task {task!r} makes no pictures that have a truth")
     if sweep.searcher == "grid":
         if sweep.trials is None:
             raise UserError("a grid needs the number of its points: add --trials N")
@@ -127,9 +132,16 @@ def terms_of(recipe: Recipe) -> dict[str, Term]:
     return make_task(recipe, CLASSES).terms
 
 
+def titles_of(recipe: Recipe) -> set[str]:
+    """The titles of the pictures that the recipe's task shows, tried on noise."""
+    engine = Engine(make_task(recipe, CLASSES), recipe.training, {}, steps=1)
+    inputs = engine.prepare(noise(engine.task, 2, recipe.data.size), torch.arange(2))
+    return {*engine.task.eval().samples(inputs)}
+
+
 def _universal_space(recipes: list[Recipe], terms: list[dict[str, Term]]) -> Space:
-    same = {recipe.data for recipe in recipes} | {recipe.encoder for recipe in recipes}
-    if len(same) > 2:
+    first = recipes[0]
+    if any((recipe.data, recipe.encoder) != (first.data, first.encoder) for recipe in recipes):
         raise UserError("a universal sweep compares tasks on the same data and network: --set them for all recipes")
     for recipe in recipes:
         if recipe.search:
@@ -144,6 +156,6 @@ def steps_of(recipe: Recipe, samples: int) -> int:
 
 def probe_steps(recipe: Recipe, samples: int) -> list[int]:
     """The steps at which a training is probed, its last one among them."""
-    every = max(1, -(-int(recipe.training.probe_every * samples) // recipe.training.batch))
+    every = max(1, math.ceil(recipe.training.probe_every * samples / recipe.training.batch))
     last = steps_of(recipe, samples)
     return [*range(every, last, every), last]

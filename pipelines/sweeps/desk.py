@@ -14,6 +14,8 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from infra.errors import OutsideError
+
 PROBE, STEP, ENDED = "probe", "step", "ended"  # keys of what Tune is told; the scheduler goes by the first two
 
 
@@ -97,30 +99,38 @@ class Desk:
     def judge(self, number: int, step: int, score: float) -> bool:
         """Tell of a probe and wait: whether the training goes on."""
         event = {STEP: step, PROBE: score, ENDED: False}
-        return bool(ray.get(self.actor.judge.remote(number, event)))
+        return bool(self._ask("judge", number, event))
 
     def tell(self, number: int, step: int, score: float) -> None:
         """Tell of a probe that was decided upon before."""
-        ray.get(self.actor.say.remote(number, {STEP: step, PROBE: score, ENDED: False}))
+        self._ask("say", number, {STEP: step, PROBE: score, ENDED: False})
 
     def end(self, number: int, step: int, score: float) -> None:
         """Tell that a trial has ended; ``score`` is that of its last probe."""
-        ray.get(self.actor.say.remote(number, {STEP: step, PROBE: score, ENDED: True}))
+        self._ask("say", number, {STEP: step, PROBE: score, ENDED: True})
 
     def stop(self, number: int) -> None:
         """Have a trial's training stopped at its next probe, or at the one that waits."""
-        ray.get(self.actor.stop.remote(number))
+        self._ask("stop", number)
 
     def follow(self, number: int) -> None:
         """The body of a trial in Ray Tune: report what happens until it ends, or until Tune ends this."""
         place = 0
         while True:
-            event = ray.get(self.actor.event.remote(number, place))
+            event = self._ask("event", number, place)
             tune.report(event)  # returns when Tune has decided to go on; where it stops the trial, it does not
             if event[ENDED]:
                 return
-            ray.get(self.actor.go_on.remote(number, place))
+            self._ask("go_on", number, place)
             place += 1
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        if not ray.is_initialized():  # or Ray would start anew, for an actor that is gone
+            raise OutsideError("Ray was stopped: the sweep cannot go on; the same command continues it")
+        try:
+            return ray.get(getattr(self.actor, method).remote(*arguments))
+        except ray.exceptions.RayError as error:
+            raise OutsideError(f"the sweep's desk does not answer ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True)

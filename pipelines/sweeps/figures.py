@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipelines.sweeps.insight import curve, importance, table
+from pipelines.sweeps.propose import FIRST
 from pipelines.sweeps.records import PUBLISHED, Record
 from pipelines.sweeps.space import Range, Space
 from pipelines.sweeps.verdict import Comparison
@@ -24,14 +26,16 @@ def progress(records: Sequence[Record], objective: str, sign: float) -> Figure:
     axes = figure.subplots()
     own = [r for r in records if r.state == "finished" and r.proposal.searched]
     values = [sign * r.values[objective] for r in own]
-    axes.plot([r.number for r in own], [r.values[objective] for r in own], "o", color=BLUE, label="trials")
+    places = [r.number - FIRST for r in own]
+    axes.plot(places, [r.values[objective] for r in own], "o", color=BLUE, label="trials")
     if own:
         best = sign * np.maximum.accumulate(values)
-        axes.step([r.number for r in own], best, where="post", color=BLUE, alpha=0.5, label="best so far")
+        axes.step(places, best, where="post", color=BLUE, alpha=0.5, label="best so far")
     for record in records:
         if not record.proposal.searched and objective in record.values:
             style = "-" if record.proposal.name == PUBLISHED else ":"
             axes.axhline(record.values[objective], color=GREY, linestyle=style, label=record.proposal.name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _label(axes, "trial", f"{objective}, validation")
     axes.legend(fontsize=8)
     return figure
@@ -64,6 +68,7 @@ def parallel(space: Space, records: Sequence[Record], objective: str, sign: floa
             )
     axes.set_xticks(range(len(keys)), [key.replace(".", ".\n", 1) for key in keys], fontsize=8)
     axes.set_yticks([])
+    axes.set_ylim(-0.03, 1.03)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     if finished:
         figure.colorbar(colours, ax=axes, label=objective)

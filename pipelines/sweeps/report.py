@@ -124,7 +124,7 @@ def _page(outcome: Outcome, pictures: dict[str, Figure]) -> str:
         "<p>" + html.escape(_savings(outcome)) + "</p>",
         _picture(pictures, "stopping", "The probes of every training."),
         "<h2>All trials</h2>",
-        f'<div class="wide">{_table(_rows(outcome.records))}</div>',
+        f'<div class="wide">{_table(_rows(outcome))}</div>',
     ]
     title = f"Sweep of {html.escape(sweep.name)}"
     return (
@@ -142,10 +142,12 @@ def _savings(outcome: Outcome) -> str:
     )
 
 
-def _rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+def _rows(outcome: Outcome) -> list[dict[str, Any]]:
+    point = dict.fromkeys(outcome.sweep.space.keys)
     return [
         {
             "trial": record.proposal.name,
+            **point,
             **{key: _text(value) for key, value in record.proposal.point.items()},
             **record.values,
             **{name: score for name, score in record.scores.items() if name not in record.values},
@@ -154,7 +156,7 @@ def _rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             "images": record.images,
             "why": record.why,
         }
-        for record in records
+        for record in outcome.records
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from infra.errors import OutsideError
+from pipelines.recorder import Progress
 from pipelines.sweeps.budget import Cost
 from pipelines.sweeps.config import Sweep, probe_steps, terms_of
 from pipelines.sweeps.desk import Desk
@@ -50,11 +51,17 @@ class Search:
                 return "none"
             if (known := next(self._known, None)) is not None:
                 return known
-            number = max(self.ledger.proposals, default=-1) + 1
-            if number < FIRST:
-                return references()[number]
-            found = self._member(number) if self.sweep.scheduler == "pbt" else self._own(number)
-            return found if isinstance(found, str) else self._within_budget(found)
+            try:
+                return self._new(max(self.ledger.proposals, default=-1) + 1)
+            except Exception as error:  # trials that are under way end as they would; `join` raises it
+                self.error = error
+                return "none"
+
+    def _new(self, number: int) -> Next:
+        if number < FIRST:
+            return references()[number]
+        found = self._member(number) if self.sweep.scheduler == "pbt" else self._own(number)
+        return found if isinstance(found, str) else self._within_budget(found)
 
     def _own(self, number: int) -> Next:
         sweep, place = self.sweep, number - FIRST
@@ -125,6 +132,12 @@ class Search:
         if number not in self.ledger.records:
             self.desk.stop(number)
 
+    def stop_all(self) -> None:
+        """Have all trials stop that have not ended: nobody decides any more whether they go on."""
+        for number in self._threads:
+            with suppress(OutsideError):
+                self.stop(number)
+
     def join(self) -> None:
         """Wait for all threads; raise the first error that was no fate of a single trial."""
         for thread in self._threads.values():
@@ -171,6 +184,10 @@ class Search:
                     figures[f"best/{objective.name}"] = top.values[objective.name]
                     lines.append(f"best {objective.name} {top.values[objective.name]:.4g} of {top.proposal.name}")
             self.step_run.log_metrics(figures, len(ended))
+        if self.sweep.trials:
+            rounds = len(self._ends) if self.sweep.scheduler == "pbt" else 1
+            total = FIRST + self.sweep.trials * rounds
+            self.step_run.progress(Progress(min(len(ended), total), total, ", ".join(lines)))
         values = ", ".join(f"{name} {value:.4g}" for name, value in record.values.items())
         point = ", ".join(f"{key} {value}" for key, value in record.proposal.point.items())
         said = values or f"{record.state}: {record.why}"

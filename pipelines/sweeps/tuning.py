@@ -95,5 +95,6 @@ def tune_trials(search: Search, desk: Desk, scheduled: TrialScheduler, folder: P
             ),
         ).fit()
     finally:
+        search.stop_all()
         search.join()
         shutil.rmtree(folder / "tune", ignore_errors=True)

@@ -79,7 +79,7 @@ def fresh_seeds(recipe: Recipe, count: int) -> tuple[int, ...]:
     return tuple(recipe.training.seed + 1 + k for k in range(count))
 
 
-def test_scores(
+def scores_on_test(
     recipes: Mapping[str, Recipe], seeds: int, benchmark: str, steps: Steps, parent: str, side_by_side: int
 ) -> dict[str, dict[int, float | None]]:
     """{name: {seed: test score}} of recipes trained with fresh seeds; None where the training diverged.

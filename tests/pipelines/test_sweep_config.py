@@ -80,7 +80,7 @@ def test_noise_has_the_fields_that_a_task_needs() -> None:
 def test_probes_fall_where_training_has_them() -> None:
     recipe = load_recipe("context_encoder", [*TINY, "training.epochs=2.5", "training.probe_every=0.5"])
     assert probe_steps(recipe, 64) == [2, 4, 6, 8, 10]
-    assert probe_steps(recipe, 60) == [2, 4, 6, 8, 9]
+    assert probe_steps(recipe, 40) == [2, 4, 6, 7]
 
 
 def test_without_trials_or_budget_there_are_some_trials() -> None:
@@ -114,7 +114,7 @@ def test_a_universal_sweep_has_the_terms_of_all() -> None:
         (["context_encoder"], {"universal": True}, "at least two"),
         (["context_encoder", "rotation"], {"universal": True, "scheduler": "asha"}, "one objective"),
         (["random"], {}, "nothing to sweep"),
-        (["rotation"], {"objectives": ["pictures/psnr"]}, "makes no pictures"),
+        (["rotation"], {"objectives": ["pictures/psnr"]}, "makes no pictures that have a truth"),
     ],
 )
 def test_what_does_not_go_together(recipes: list[str], changes: dict[str, Any], said: str) -> None:

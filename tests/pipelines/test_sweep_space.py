@@ -98,7 +98,7 @@ def test_a_recipes_own_space_replaces_the_default() -> None:
         ("{weights.l2: {low: 3, high: 2}}", "search.weights.l2: an empty range, from 3 to 2"),
         ("{weights.l2: {low: 2, high: 2}}", "an empty range"),
         ("{weights.l2: {low: 0, high: 2}}", "a logarithmic range cannot start at 0"),
-        ("{weights.l2: {low: 1, hihg: 2}}", "search.weights.l2.hihg"),
+        ("{weights.l2: {low: 1, high: 2, of: 0.5}}", "did you mean 'search.weights.l2.off'?"),
         ("{weights.l2: 3}", "must be a list of choices, or low and high (given: 3)"),
         ("{weights.l2: []}", "search.weights.l2.values"),
         ("{options.maks: [centre]}", "did you mean 'options.mask'?"),
