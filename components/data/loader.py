@@ -1,7 +1,7 @@
 """The loader: the slices of one rank, fetched and decoded ahead in threads, on the device.
 
 Threads suffice because the decoders release the interpreter's lock; they share the cache of decoded samples, and
-a finished batch is handed over without a copy (docs/decisions/0008-threads-decode.md).
+a finished batch is handed over without a copy (docs/decisions/0010-threads-decode.md).
 
 Legend of shape suffixes: B samples of the slice.
 """

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import pytest
@@ -149,3 +149,15 @@ def test_another_number_of_workers_continues_it(cut_off: tuple[Home, str], undis
     found, wanted = losses(home, run_id), losses(undisturbed, expected.info.run_id)
     for term, values in wanted.items():
         assert found[term][next_steps] == pytest.approx(values[next_steps], abs=1e-4), term
+
+
+def test_one_two_one_workers_with_kills_between(new_home: MakeHome, undisturbed: Home) -> None:
+    home = new_home()
+    for workers, killed_after in ((1, KILLED_AFTER), (2, STEPS // 2)):
+        running = home.start(*COMMAND, *sets({**SETTINGS, "training.workers": workers}))
+        running.wait_until(lambda: home.steps_done() > killed_after)  # noqa: B023  # called before the loop goes on
+        running.kill()
+    home.run(*COMMAND, *sets({**SETTINGS, "training.workers": 1}))
+    check_every_sample_once(home)
+    assert home.ids() == undisturbed.ids()
+    assert [workers for workers, _ in groupby(line["workers"] for line in home.lines()[0])] == [1, 2, 1]
