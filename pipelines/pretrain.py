@@ -14,19 +14,19 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from components.config import Recipe
 from components.data.order import Plan, check_divisible
-from components.errors import Diverged, UserError
+from components.errors import Diverged, Stopped, UserError
 from components.tasks.base import get_task, resolve_weights
 from infra.cluster import connect
 from infra.errors import OutsideError
 from infra.tracking import flatten
 from pipelines import steps
-from pipelines.checkpoints import keep_newest
-from pipelines.prepare import expected_samples, open_split, prepare_step
+from pipelines.checkpoints import Checkpoints
+from pipelines.prepare import expected_samples, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.trained import TASK_FILE
-from pipelines.worker import DIVERGED, initialized, make_task, train_worker
+from pipelines.worker import DIVERGED, Judge, Streams, initialized, make_task, train_worker
 from pipelines.workflow import StepResult, StepRun
 
 Value = dict[str, Any]
@@ -59,14 +59,16 @@ HOW = {
     "log_every",
     "sample_every",
     "checkpoint_every",
+    "checkpoints",
     "record_ids",
     "max_failures",
 }
 
 
-def pretrain_step(recipe: Recipe) -> Step:
+def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     """The step that trains a recipe on the shards of its data.
 
+    ``judge``: may stop the training after a probe; then the step raises Stopped, and can be continued.
     Its value: ``encoder`` (URI of the best encoder), ``model_id`` in the tracker, ``probes`` (step, score), ``step`` of
     the best, ``seconds``. Raises UserError where the data does not fit the task, Diverged where training broke down.
     """
@@ -76,14 +78,16 @@ def pretrain_step(recipe: Recipe) -> Step:
     what["training"] = training if players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
     if players:  # said now, before shards are written
-        _steps(recipe, expected_samples(recipe.data)["train"])
+        expected = expected_samples(recipe.data)
+        if expected:
+            _steps(recipe, expected["train"])
     what["size"] = recipe.data.size
     return Step(
         name="pretrain",
         label=f"pretrain {recipe.name}, seed {recipe.training.seed}",
         version=VERSION,
         config=what,
-        body=lambda run, inputs: _train(recipe, inputs[0], run),
+        body=lambda run, inputs: _train(recipe, inputs[0], run, judge),
         inputs=(prepared,),
         cores=recipe.training.workers * recipe.training.cpus if players else 1,
         params=_shown(recipe),
@@ -99,6 +103,12 @@ def _shown(recipe: Recipe) -> dict[str, Any]:
     return flatten(recipe.model_dump(mode="json", include=MAIN)) | flatten(changed)
 
 
+def checkpoints_url(recipe: Recipe, folder: Path) -> str:
+    """Where the checkpoints of a training lie that works in ``folder``."""
+    kept = recipe.training.checkpoints
+    return f"{kept}/{folder.name}" if kept else str(folder)
+
+
 def _steps(recipe: Recipe, samples: int) -> int:
     """Optimizer steps of a training on that many samples; UserError where one of them could not be divided."""
     training = recipe.training
@@ -107,7 +117,7 @@ def _steps(recipe: Recipe, samples: int) -> int:
     return order.steps
 
 
-def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
+def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | None) -> Value:
     """The body of the step: train, then store the encoder as a model of the run, and the task as a file."""
     session, training = run.workflow.session, recipe.training
     task = make_task(recipe, prepared.value["classes"])
@@ -119,14 +129,17 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
     job = {
         "recipe": recipe.model_dump(mode="json"),
         "url": prepared.value["url"],
+        "index_file": prepared.value["index_file"],
         "classes": prepared.value["classes"],
         "size": recipe.data.size,
         "cache": str(session.folder("cache")),
         "run_id": run.run_id,
         "run_folder": str(run.folder),
+        "checkpoints": checkpoints_url(recipe, run.folder),
         "recorder": run.recorder,
+        "judge": judge,
     }
-    open_split(job, "train", task.needs)  # a field that is not there is said here: workers are given other tries
+    Streams.open(job, "train", task.needs)  # a field that is not there is said here: workers are given other tries
     began = time.perf_counter()
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
         probes = json.loads((folder / "probes.json").read_text())
@@ -152,14 +165,19 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun) -> Value:
 @contextmanager
 def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun, last: int) -> Iterator[Path]:
     """The files of the last checkpoint, after Ray Train has run to the end, from the checkpoint of a command before."""
-    step, checkpoint = keep_newest(run.folder) or (0, None)
-    if step < last and not (checkpoint and (checkpoint / DIVERGED).exists()):
-        _fit(recipe, {**job, "resume": checkpoint and str(checkpoint)}, run)
-        _, checkpoint = keep_newest(run.folder) or (0, None)
-    assert checkpoint, "the last step of every training writes a checkpoint"
-    if (checkpoint / DIVERGED).exists():
-        raise Diverged((checkpoint / DIVERGED).read_text())
-    yield checkpoint
+    checkpoints = Checkpoints(job["checkpoints"])
+    checkpoints.storage.check_writable()
+    with tempfile.TemporaryDirectory() as into:
+        step, folder = checkpoints.newest(Path(into)) or (0, None)
+        if step < last and not (folder and (folder / DIVERGED).exists()):
+            _fit(recipe, job, run)
+            step, folder = checkpoints.newest(Path(into)) or (0, None)
+        assert folder, "a training that ends has written a checkpoint"
+        if (folder / DIVERGED).exists():
+            raise Diverged((folder / DIVERGED).read_text())
+        if step < last:
+            raise Stopped(f"step {step} of {last}")
+        yield folder
 
 
 def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
@@ -223,6 +241,5 @@ def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
             name=run.folder.name,
             storage_path=str(run.folder.parent),
             failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         ),
     )

@@ -6,37 +6,42 @@ everything (`state.pt`), the best encoder so far (`encoder/`) and the story of t
 
 import json
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.train.collective import broadcast_from_rank_zero
 from torch import Tensor
 
 from components.config import Recipe
+from components.data.dataset import ShardedDataset
 from components.data.loader import Loaded, Loader
 from components.data.order import Order, Plan
+from components.data.scramble import make_key
 from components.engine import Engine, Intervals, fit
-from components.errors import Diverged
+from components.errors import Diverged, Stopped, UserError
 from components.networks.encoder import Encoder, build_encoder, save_encoder
 from components.parallel import World
 from components.tasks.base import Batch, Task, build_task, resolve_weights
 from components.transfer.features import subset
 from components.transfer.probe import quick_score
 from infra.errors import OutsideError
-from pipelines.checkpoints import seal
+from pipelines.checkpoints import Checkpoints
 from pipelines.pictures import strip
-from pipelines.prepare import open_split
+from pipelines.prepare import open_index, open_split
 from pipelines.recorder import Recorder
 from pipelines.trained import save_task
 
 DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
 PICTURES = 8  # samples shown in a picture
+NAMED = 3  # samples named in a warning
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
 
 
@@ -45,23 +50,45 @@ def make_task(recipe: Recipe, classes: int) -> Task:
     return build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes, recipe.training.seed)
 
 
+class Judge(Protocol):
+    """Says after each probe but the last, on rank 0, whether the training goes on."""
+
+    def __call__(self, step: int, score: float) -> bool: ...
+
+
 class WorkerHooks:
     """What happens beside training, on every rank of a Ray Train job."""
 
-    def __init__(self, job: dict[str, Any], engine: Engine, probe: "Probe | None", examples: Batch) -> None:
-        self.job, self.engine, self.probe_of, self.examples = job, engine, probe, examples
+    def __init__(
+        self, job: dict[str, Any], engine: Engine, probe: "Probe | None", examples: Batch, streams: "Streams"
+    ) -> None:
+        self.job, self.engine, self.probe_of, self.examples, self.streams = job, engine, probe, examples, streams
+        self.replaced: set[str] = set()  # samples that were said to be
         self.recorder: Recorder = job["recorder"]
+        self.judge: Judge | None = job["judge"]
+        self.checkpoints = Checkpoints(job["checkpoints"])
         self.main = engine.world.rank == 0
         self.probes: list[dict[str, float]] = []
         self.best: dict[str, Tensor] | None = None
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Send one log line to the tracker and to whoever watches."""
+        self._name_replaced(step)
         if self.main:
             self.recorder.log_metrics(self.job["run_id"], values, step)
             loss = sum(self.engine.weights[k[5:]] * v for k, v in values.items() if k.startswith("loss/"))
             text = f"loss {loss:.3f}, {values['images_per_second']:.0f} images/s"
             self.recorder.progress(self.job["run_id"], step, self.engine.steps, text)
+
+    def _name_replaced(self, step: int) -> None:
+        """Every rank says which of the samples that it read do not decode, and were replaced by their neighbours."""
+        found = self.streams.replaced()
+        new = [f"{name} ({reason})" for name, reason in found.items() if name not in self.replaced]
+        if new:
+            self.replaced |= found.keys()
+            named = ", ".join(new[:NAMED]) + f" and {len(new) - NAMED} more" * (len(new) > NAMED)
+            text = f"step {step}: {len(new)} samples do not decode and were replaced by others: {named}"
+            self.recorder.warn(self.job["run_id"], text)
 
     def warn(self, step: int, message: str) -> None:
         """Say once what looks wrong."""
@@ -82,47 +109,54 @@ class WorkerHooks:
             self.recorder.log_image(self.job["run_id"], strip(rows), "samples", step)
 
     def probe(self, step: int, engine: Engine) -> None:
-        """Score the encoder on the validation split and keep it if it is the best so far."""
-        if not self.main:
-            return
-        score = self.probe_of(engine.encoder()) if self.probe_of else 0.0
-        if self.best is None or self.probe_of is None or score > max(p["score"] for p in self.probes):
-            self.best = {k: v.detach().cpu().clone() for k, v in engine.encoder().state_dict().items()}
-        self.probes.append({"step": step, "score": score})
-        if self.probe_of:
-            self.recorder.log_metrics(self.job["run_id"], {"probe/top1": score}, step)
+        """Score the encoder on the validation split and keep it if it is the best so far; Stopped on the word of the
+        job's judge."""
+        stop = 0.0
+        if self.main:
+            score = self.probe_of(engine.encoder()) if self.probe_of else 0.0
+            if self.best is None or self.probe_of is None or score > max(p["score"] for p in self.probes):
+                self.best = {k: v.detach().cpu().clone() for k, v in engine.encoder().state_dict().items()}
+            self.probes.append({"step": step, "score": score})
+            if self.probe_of:
+                self.recorder.log_metrics(self.job["run_id"], {"probe/top1": score}, step)
+            if self.judge and step < engine.steps:
+                stop = float(not self.judge(step, score))
+        if self.judge and engine.world.sum(torch.tensor(stop, device=engine.device)) > 0:
+            raise Stopped(f"step {step}")
 
     def checkpoint(self, step: int, engine: Engine) -> None:
-        """Report a checkpoint: a barrier for all ranks, written by rank 0."""
+        """Keep all that is needed to go on from here; the other ranks wait in the next gradient sum."""
         if not self.main:
-            ray.train.report({"step": step})
             return
         with suppress(OutsideError):  # a server that is away gets it later; the recorder keeps it
             self.recorder.flush()  # or the curves of a job that is killed would lack what came before its checkpoint
         with tempfile.TemporaryDirectory() as folder:
             self.write(Path(folder))
-            ray.train.report({"step": step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            self.checkpoints.save(Path(folder), step)
 
     def give_up(self, reason: str) -> None:
         """End a training that diverged with a checkpoint that says so: an exception would be retried, and the same seed
         would diverge again."""
         if not self.main:
-            ray.train.report({"step": self.engine.step})
             return
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / DIVERGED).write_text(reason)
-            seal(Path(folder), self.engine.step)
-            ray.train.report({"step": self.engine.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            self.checkpoints.save(Path(folder), self.engine.step)
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint's files."""
-        torch.save({"engine": self.engine.state_dict(), "best": self.best}, folder / "state.pt")
+        try:
+            torch.save({"engine": self.engine.state_dict(), "best": self.best}, folder / "state.pt")
+        except (OSError, RuntimeError) as error:  # torch has no error of its own for a full disk
+            why = " ".join(str(error).split())[:200]
+            raise OutsideError(
+                f"cannot write a checkpoint ({why}): make room in {folder.parent}; the same command goes on from before"
+            ) from error
         (folder / "probes.json").write_text(json.dumps(self.probes))
         encoder = build_like(self.engine.encoder(), self.best)
         save_encoder(encoder, folder / "encoder")
         if self.engine.step == self.engine.steps:
             save_task(self.engine.averaged, self.job["classes"], folder)
-        seal(folder, self.engine.step)
 
     def restore(self, folder: Path) -> None:
         """Continue from the checkpoint's files, on any number of ranks."""
@@ -152,6 +186,48 @@ class Probe:
         return quick_score(encoder, self.train, self.val, device=self.device).value
 
 
+@dataclass(frozen=True)
+class Streams:
+    """The data sets of one split that a task reads side by side: its own, and those whose images join the batch."""
+
+    own: ShardedDataset
+    others: dict[str, ShardedDataset]
+
+    @classmethod
+    def open(cls, job: dict[str, Any], split: str, needs: Sequence[str]) -> "Streams":
+        """The streams that ``needs`` names. Raises UserError for a field, or a second domain, that the data lacks."""
+        own = open_split(job, split, [field for field in needs if field not in ("other", "another")])
+        others = {"another": own} if "another" in needs else {}
+        if "other" in needs:
+            if f"other_{split}" not in open_index(job).splits:
+                raise UserError(
+                    "the task needs images of two domains, and the data has one: prepare them with the source unpaired"
+                )
+            others["other"] = open_split(job, f"other_{split}", ("image",))
+        return cls(own, others)
+
+    def replaced(self) -> dict[str, str]:
+        """Samples that did not decode so far, "shard:key", and why."""
+        return {name: why for data in (self.own, *self.others.values()) for name, why in data.replaced.items()}
+
+    def examples(self, count: int) -> Batch:
+        """The first samples."""
+        batch = self.own.get(np.arange(min(count, len(self.own))))
+        rows = len(batch["image"])
+        for name, data in self.others.items():
+            batch[name] = data.get(np.arange(rows, 2 * rows) % len(data))["image"]
+        return batch
+
+    def load(self, plan: Plan, seed: int, world: World, device: torch.device) -> Loader:
+        """The loader of this rank; every stream has an order of its own."""
+        own = Order(self.own.shard_sizes, seed)
+        others = {
+            name: (data, Order(data.shard_sizes, int(make_key(seed, "stream", name) >> 1)))
+            for name, data in self.others.items()
+        }
+        return Loader(self.own, own, plan, world.rank, world.size, others=others, device=device)
+
+
 def recorded(batches: Iterator[Loaded], path: Path, world: World) -> Generator[Loaded, None, None]:
     """Pass batches on and write down which samples they hold: a JSON line per step, the last line of a step counts.
 
@@ -160,8 +236,7 @@ def recorded(batches: Iterator[Loaded], path: Path, world: World) -> Generator[L
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:  # a line is one write: whoever is killed leaves no half of one
         for loaded in batches:
-            first, ids = int(loaded.positions[0]), loaded.ids.tolist()
-            line = {"step": loaded.step, "workers": world.size, "first": first, "ids": ids}
+            line = {"step": loaded.step, "workers": world.size, "ids": loaded.ids.tolist()}
             file.write(json.dumps(line).encode() + b"\n")
             yield loaded
 
@@ -176,36 +251,40 @@ def train_worker(job: dict[str, Any]) -> None:
     torch.backends.cudnn.benchmark = True
     classes = job["classes"]
     task = make_task(recipe, classes)
-    data = open_split(job, "train", task.needs)
-    plan = Plan(len(data), training.batch, training.epochs)
-    engine = Engine(task, training, resolve_weights(task, recipe.weights), plan.steps, device, world)
-    examples = open_split(job, "val", task.needs).get(np.arange(PICTURES))
+    streams = Streams.open(job, "train", task.needs)
+    plan = Plan(len(streams.own), training.batch, training.epochs)
+    weights = resolve_weights(task, recipe.weights)
+    engine = Engine(task, training, weights, plan.steps, device, world, recipe.weight_changes)
+    examples = Streams.open(job, "val", task.needs).examples(PICTURES)
     probe = Probe(job, device) if classes and world.rank == 0 and plan.steps else None
-    hooks = WorkerHooks(job, engine, probe, examples)
+    hooks = WorkerHooks(job, engine, probe, examples, streams)
 
-    # Ray Train knows the checkpoints of this command, ``resume`` is that of one before.
-    checkpoint = ray.train.get_checkpoint() or (job["resume"] and ray.train.Checkpoint(job["resume"]))
-    if checkpoint:
-        with checkpoint.as_directory() as folder:
-            if (Path(folder) / DIVERGED).exists():
+    with tempfile.TemporaryDirectory() as into:
+        found = hooks.checkpoints.newest(Path(into)) if hooks.main else None
+        # A file that arrives damaged must not make one rank start from elsewhere than the others.
+        step: int | None = broadcast_from_rank_zero(found and found[0])
+        if step is not None:
+            folder = found[1] if found else hooks.checkpoints.open(step, Path(into))
+            if (folder / DIVERGED).exists():
                 return
-            hooks.restore(Path(folder))
-    elif task.initial_samples:
-        first = data.get(np.arange(min(task.initial_samples, len(data))))
-        engine.initialize(first)
+            hooks.restore(folder)
+    if step is None and task.initial_samples:
+        engine.initialize(streams.examples(task.initial_samples))
 
     if engine.step == plan.steps:
         return
-    loader = Loader(data, Order(data.shard_sizes, training.seed), plan, world.rank, world.size)
+    loader = streams.load(plan, training.seed, world, device)
     batches = loader.iterate(engine.step)
     if training.record_ids:
         batches = recorded(batches, Path(job["run_folder"]) / "ids" / f"rank-{world.rank}.jsonl", world)
     if engine.step == 0:
         hooks.samples(0, engine)
     try:
-        fit(engine, batches, Intervals.of(training, len(data)), hooks, lambda: loader.waited)
+        fit(engine, batches, Intervals.of(training, plan.samples), hooks, lambda: loader.waited)
     except Diverged as error:
         hooks.give_up(str(error))
+    except Stopped:
+        hooks.checkpoint(engine.step, engine)
     finally:
         batches.close()
 
@@ -218,8 +297,7 @@ def initialized(job: dict[str, Any]) -> dict[str, bytes]:
     task = make_task(recipe, job["classes"])
     engine = Engine(task, recipe.training, {}, steps=0)
     if task.initial_samples:
-        data = open_split(job, "train", task.needs)
-        engine.initialize(data.get(np.arange(min(task.initial_samples, len(data)))))
+        engine.initialize(Streams.open(job, "train", task.needs).examples(task.initial_samples))
     with tempfile.TemporaryDirectory() as folder:
         save_encoder(engine.encoder(), Path(folder) / "encoder")
         save_task(engine.averaged, job["classes"], Path(folder))
