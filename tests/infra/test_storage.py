@@ -257,6 +257,24 @@ def test_the_cache_is_bounded(remote: Storage, tmp_path: Path) -> None:
     opened.close()
 
 
+def test_two_data_sets_share_a_small_cache_and_are_never_mixed(s3: Server, tmp_path: Path) -> None:
+    """Equal names, equal sizes, in turn; there is room for one file at a time."""
+    places = [Storage(f"s3://shards/{tmp_path.name}/{name}") for name in ("cats", "dogs")]
+    contents = [{"train-0.tar": bytes([k]) * 9000, "train-1.tar": bytes([k + 10]) * 9000} for k in range(2)]
+    for place, files in zip(places, contents, strict=True):
+        for name, data in files.items():
+            place.write_bytes(name, data)
+    caches = [Cache(place.url, tmp_path / "cache", limit=10_000) for place in places]
+    for _ in range(2):
+        for name in ("train-0.tar", "train-1.tar"):
+            for cache, files in zip(caches, contents, strict=True):
+                copy = cache.fetch(name, sha(files[name]))
+                assert copy.read_bytes() == files[name]
+                os.utime(copy, (0, 0))
+    kept = [p for p in (tmp_path / "cache").rglob("*.tar")]
+    assert sum(p.stat().st_size for p in kept) <= 10_000
+
+
 def test_files_of_a_folder_are_not_copied(tmp_path: Path) -> None:
     Storage(str(tmp_path / "data")).write_bytes("0.tar", b"x")
     assert Cache(str(tmp_path / "data"), tmp_path / "cache").fetch("0.tar") == tmp_path / "data" / "0.tar"
