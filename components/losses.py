@@ -143,12 +143,17 @@ def accuracies(real_B: Tensor, fake_B: Tensor, form: Form = "non_saturating") ->
 
 
 @torch.no_grad()
-def diversity(fake_BCHW: Tensor, real_BCHW: Tensor) -> dict[str, Tensor]:
+def diversity(fake_BCHW: Tensor, real_BCHW: Tensor, label_B: Tensor | None = None) -> dict[str, Tensor]:
     """Distance of generated pictures from each other over that of real ones: near 0, the generator has collapsed.
 
-    Root of the mean squared distance of neighbours in the batch; 1 for a single sample, which has no neighbour.
+    Root of the mean squared distance of neighbours in the batch; with labels, of neighbours of one label, so that a
+    single picture for each is a collapse as well. 1 where no sample has a neighbour.
     """
-    if len(fake_BCHW) < 2:
-        return {"generator/diversity": torch.ones((), device=fake_BCHW.device)}
-    fake, real = ((_full(x) - _full(x).roll(1, 0)).square().mean() for x in (fake_BCHW, real_BCHW))
-    return {"generator/diversity": (fake / real.clamp_min(1e-12)).sqrt()}
+    label_B = torch.zeros(len(fake_BCHW), device=fake_BCHW.device) if label_B is None else label_B
+    order_B = label_B.argsort(stable=True)
+    alike_B = label_B[order_B][1:] == label_B[order_B][:-1]
+    fake, real = (
+        (_full(x)[order_B].diff(dim=0).square().flatten(1).mean(1) * alike_B).sum() for x in (fake_BCHW, real_BCHW)
+    )
+    ratio = (fake / real.clamp_min(1e-12)).sqrt()
+    return {"generator/diversity": torch.where(alike_B.any(), ratio, 1.0)}

@@ -92,7 +92,8 @@ class Discriminator(nn.Module):
             terms[penalty] = losses.gradient_penalty(critic, fake_B3HW.lerp(real_B3HW, share_B111))
         elif penalty == "r1":
             terms[penalty] = losses.r1(critic, real_B3HW)
-        return terms | losses.accuracies(real_B, fake_B, form) | losses.diversity(fake_B3HW, real_B3HW)
+        labels_B = condition if condition is not None and condition.ndim == 1 else None
+        return terms | losses.accuracies(real_B, fake_B, form) | losses.diversity(fake_B3HW, real_B3HW, labels_B)
 
     def encoder(self) -> Encoder:
         """The encoder with plain weights, whatever normalizes them here."""

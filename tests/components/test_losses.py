@@ -191,3 +191,16 @@ def test_diversity() -> None:
     assert collapsed.item() == 0
     (alone,) = losses.diversity(real[:1], real[:1]).values()
     assert alone.item() == 1
+
+
+def test_diversity_is_that_within_a_label() -> None:
+    real, labels = torch.randn(5, 3, 2, 2), torch.tensor([2, 0, 2, 1, 0])
+    (one_each,) = losses.diversity(real[labels], real, labels).values()
+    assert one_each.item() == 0, "different labels look different, but each has one picture"
+    fake = torch.randn(5, 3, 2, 2)
+    pairs = [(0, 2), (1, 4)]
+    squares = [sum((x[i] - x[j]).square().sum().item() for i, j in pairs) for x in (fake, real)]
+    (ratio,) = losses.diversity(fake, real, labels).values()
+    assert ratio.item() == pytest.approx(math.sqrt(squares[0] / squares[1]), rel=1e-5)
+    (nobody,) = losses.diversity(fake, real, torch.arange(5)).values()
+    assert nobody.item() == 1
