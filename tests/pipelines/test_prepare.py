@@ -4,8 +4,9 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -16,6 +17,7 @@ from components.errors import UserError
 from infra.errors import OutsideError
 from infra.storage import Storage
 from pipelines import foreign, prepare
+from pipelines.parallel import in_parallel
 from pipelines.session import Session
 from pipelines.verify import verify
 from pipelines.workflow import StepResult
@@ -94,14 +96,13 @@ def test_one_that_was_cut_off_goes_on(tmp_path: Path, session: Session, monkeypa
     config = fill(tmp_path / "raw", *range(50)).model_copy(update={"url": str(out)})
     done: list[object] = []
 
-    def cut_off(*arguments: object) -> Iterator[object]:
-        for result in real(*arguments):
+    def cut_off(task: Any, work: Iterable[tuple[Any, ...]], flying: int) -> Iterator[object]:
+        for result in in_parallel(task, work, flying):
             done.append(result)
             if len(done) == 3:
                 raise KeyboardInterrupt
             yield result
 
-    real = prepare.in_parallel
     with monkeypatch.context() as patched:
         patched.setattr(prepare, "in_parallel", cut_off)
         with pytest.raises(KeyboardInterrupt):
@@ -149,7 +150,7 @@ def test_plans_are_asked_for_as_they_are_needed() -> None:
             yield (k,)
 
     results = []
-    for result in prepare.in_parallel(double, work(), 4):
+    for result in in_parallel(double, work(), 4):
         results.append(result)
         assert len(asked) <= len(results) + 2 * 4
     assert sorted(results) == [2 * k for k in range(50)]
