@@ -63,7 +63,12 @@ def make_batch(count: int = B, size: int = SIZE) -> Batch:
     image_B3HW = picture()
     image_B3HW[0] = image_B3HW[0].mean(0, keepdim=True)
     label_B = torch.arange(count) % CLASSES
-    return {"image": image_B3HW, "label": label_B, "edges": picture(), **{k: picture() for k in ("target", "other", "another")}}
+    return {
+        "image": image_B3HW,
+        "label": label_B,
+        "edges": picture(),
+        **{k: picture() for k in ("target", "other", "another")},
+    }
 
 
 def make_task(name: str, options: dict[str, Any], size: int = SIZE, **encoder: Any) -> Task:
