@@ -66,7 +66,12 @@ def batch_of(step: int) -> Batch:
         return (torch.nn.functional.interpolate(coarse, size=SIZE, mode="bilinear") * 255).byte()
 
     image, label = picture(), torch.randint(CLASSES, (BATCH,), generator=g)
-    return {"image": image, "label": label, "target": picture(), "other": picture(), "edges": picture()}
+    return {
+        "image": image,
+        "label": label,
+        "edges": picture(),
+        **{k: picture() for k in ("target", "other", "another")},
+    }
 
 
 def weights_of(task: Task) -> dict[str, float]:
