@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from components.config import ENCODER_URI, Recipe
+from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE
 from components.tasks.base import get_task
 from infra.tracking import Tracker
@@ -18,27 +19,48 @@ from infra.tracking import Tracker
 Files = dict[str, dict[str, bytes]]  # {option: {name of the file: its bytes}}
 
 
-def fetch_named(recipe: Recipe, tracker: Tracker, cache: Path) -> Files:
-    """The files of every encoder that the recipe's options name; {} for most recipes.
-
-    Raises OutsideError for one that is not where the option says: a folder, s3://, runs:/ID/encoder, models:/NAME@best.
-    """
+def named_by(recipe: Recipe) -> dict[str, str]:
+    """{option: the encoder that it names}; {} for most recipes."""
     fields = get_task(recipe.task).Options.model_fields
     marked = [option for option, field in fields.items() if field.json_schema_extra == ENCODER_URI]
-    named = {option: recipe.options[option] for option in marked if recipe.options.get(option)}
-    folders = {option: tracker.fetch_encoder(uri, cache) for option, uri in named.items()}
+    return {option: str(recipe.options[option]) for option in marked if recipe.options.get(option)}
+
+
+def fetch_named(recipe: Recipe, tracker: Tracker, cache: Path) -> Files:
+    """The files of every encoder that the recipe's options name.
+
+    Raises OutsideError for one that is not where the option says: a folder, s3://, runs:/ID/encoder, models:/NAME/1.
+    """
+    folders = {option: tracker.fetch_encoder(uri, cache) for option, uri in named_by(recipe).items()}
     return {
         k: {name: (path / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)} for k, path in folders.items()
     }
 
 
-def identified(recipe: Recipe, files: Files) -> dict[str, Any]:
-    """The recipe's options for a fingerprint: digests of the encoders' files where the options name them.
+def identified(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's options for a fingerprint: digests instead of folders, whose content may change.
 
-    A name may come to stand for another encoder (models:/NAME@best), and two names for the same.
+    Raises UserError for an alias (models:/NAME@best), which may come to stand for another encoder, and for a folder
+    that holds none.
     """
-    digests = {k: {name: sha256(data).hexdigest() for name, data in named.items()} for k, named in files.items()}
-    return recipe.options | digests
+    return recipe.options | {option: _identity(option, uri) for option, uri in named_by(recipe).items()}
+
+
+def _identity(option: str, uri: str) -> Any:
+    if uri.startswith("models:/") and "@" in uri:
+        raise UserError(
+            f"options.{option}={uri}: an alias may come to stand for another encoder; say models:/NAME/VERSION or "
+            "runs:/RUN_ID/encoder"
+        )
+    if "://" in uri or uri.startswith(("models:/", "runs:/")):
+        return uri
+    try:
+        return {name: sha256((Path(uri) / name).read_bytes()).hexdigest() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    except OSError:
+        raise UserError(
+            f"options.{option}: no encoder at {uri}: a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "
+            "models:/NAME/VERSION or runs:/RUN_ID/encoder would be right"
+        ) from None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from infra.errors import OutsideError
 from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
+from pipelines.encoders import fetch_named, identified
 from pipelines.prepare import expected_samples, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.session import Session
@@ -75,6 +76,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
     players = get_task(recipe.task).players
     training = {key: value for key, value in what["training"].items() if key not in HOW}
+    what["options"] = identified(recipe)
     what["training"] = training if players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
     if players:  # said now, before shards are written
@@ -120,7 +122,8 @@ def _steps(recipe: Recipe, samples: int) -> int:
 def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | None) -> Value:
     """The body of the step: train, then store the encoder as a model of the run, and the task as a file."""
     session, training = run.workflow.session, recipe.training
-    task = make_task(recipe, prepared.value["classes"])
+    encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
+    task = make_task(recipe, prepared.value["classes"], encoders)
     last = _steps(recipe, prepared.value["samples"]["train"]) if task.players else 0
     weights = resolve_weights(task, recipe.weights)
     run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": last})
@@ -132,6 +135,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | No
         "index_file": prepared.value["index_file"],
         "classes": prepared.value["classes"],
         "size": recipe.data.size,
+        "encoders": encoders,
         "cache": str(session.folder("cache")),
         "run_id": run.run_id,
         "run_folder": str(run.folder),

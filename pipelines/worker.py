@@ -34,6 +34,7 @@ from components.transfer.features import subset
 from components.transfer.probe import quick_score
 from infra.errors import OutsideError
 from pipelines.checkpoints import Checkpoints
+from pipelines.encoders import Files, laid_out
 from pipelines.pictures import strip
 from pipelines.prepare import open_index, open_split
 from pipelines.recorder import Recorder
@@ -45,9 +46,13 @@ NAMED = 3  # samples named in a warning
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
 
 
-def make_task(recipe: Recipe, classes: int) -> Task:
-    """The recipe's task with its networks, initialized from the recipe's seed."""
-    return build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes, recipe.training.seed)
+def make_task(recipe: Recipe, classes: int, encoders: Files | None = None) -> Task:
+    """The recipe's task with its networks, initialized from the recipe's seed.
+
+    ``encoders``: the files of those that its options name, as `pipelines.encoders` fetched them.
+    """
+    with laid_out(recipe, encoders or {}) as local:
+        return build_task(local.task, local.options, local.encoder, local.data.size, classes, seed=local.training.seed)
 
 
 class Judge(Protocol):
@@ -250,7 +255,7 @@ def train_worker(job: dict[str, Any]) -> None:
         torch.set_num_threads(training.cpus)
     torch.backends.cudnn.benchmark = True
     classes = job["classes"]
-    task = make_task(recipe, classes)
+    task = make_task(recipe, classes, job["encoders"])
     streams = Streams.open(job, "train", task.needs)
     plan = Plan(len(streams.own), training.batch, training.epochs)
     weights = resolve_weights(task, recipe.weights)
@@ -294,7 +299,7 @@ def initialized(job: dict[str, Any]) -> dict[str, bytes]:
     """The files of a task that is only initialized, by name, as a checkpoint would hold them."""
     torch.set_num_threads(1)
     recipe = Recipe.model_validate(job["recipe"])
-    task = make_task(recipe, job["classes"])
+    task = make_task(recipe, job["classes"], job["encoders"])
     engine = Engine(task, recipe.training, {}, steps=0)
     if task.initial_samples:
         engine.initialize(Streams.open(job, "train", task.needs).examples(task.initial_samples))

@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from components.config import EncoderConfig, Recipe
+from components.errors import UserError
 from components.networks.encoder import build_encoder, save_encoder
 from components.tasks.base import build_task
 from infra.errors import OutsideError
 from infra.tracking import Tracker
 from pipelines.encoders import fetch_named, identified, laid_out
+from pipelines.pretrain import pretrain_step
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def recipe(**options: object) -> Recipe:
 def test_most_recipes_name_none(tracker: Tracker, tmp_path: Path) -> None:
     for plain in (recipe(), recipe(factor=4, perceptual=None), Recipe(name="x", task="rotation")):
         assert fetch_named(plain, tracker, tmp_path) == {}
-        assert identified(plain, {}) == plain.options
+        assert identified(plain) == plain.options
         with laid_out(plain, {}) as same:
             assert same == plain
 
@@ -50,10 +52,9 @@ def test_a_task_is_built_from_files_that_came_along(tracker: Tracker, folder: Pa
     assert task.get_submodule("judge.encoder").state_dict().keys() == weights
 
 
-def test_an_encoder_is_what_its_files_hold(tracker: Tracker, folder: Path, tmp_path: Path) -> None:
+def test_an_encoder_in_a_folder_is_what_its_files_hold(folder: Path, tmp_path: Path) -> None:
     def identity(path: Path) -> str:
-        named = recipe(perceptual=str(path))
-        return json.dumps(identified(named, fetch_named(named, tracker, tmp_path)))
+        return json.dumps(identified(recipe(perceptual=str(path))))
 
     first = identity(folder)
     assert str(folder) not in first
@@ -67,3 +68,18 @@ def test_one_that_is_not_there_is_told_in_one_line(tracker: Tracker, tmp_path: P
     with pytest.raises(OutsideError, match="no encoder at nowhere") as error:
         fetch_named(recipe(perceptual="nowhere"), tracker, tmp_path)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"^options.perceptual: no encoder at nowhere: a folder with config.json and"):
+        identified(recipe(perceptual="nowhere"))
+
+
+def test_a_run_is_its_name_and_an_alias_is_none() -> None:
+    assert identified(recipe(perceptual="runs:/abc/encoder"))["perceptual"] == "runs:/abc/encoder"
+    with pytest.raises(UserError, match=r"^options.perceptual=models:/x@best: an alias may .*say models:/NAME/VERSION"):
+        identified(recipe(perceptual="models:/x@best"))
+
+
+def test_the_fingerprint_of_a_training_follows_the_files(folder: Path, tmp_path: Path) -> None:
+    first = pretrain_step(recipe(perceptual=str(folder))).fingerprint
+    assert pretrain_step(recipe(perceptual=str(folder.rename(tmp_path / "moved")))).fingerprint == first
+    save_encoder(build_encoder(EncoderConfig(width=8)), tmp_path / "moved")
+    assert pretrain_step(recipe(perceptual=str(tmp_path / "moved"))).fingerprint != first
