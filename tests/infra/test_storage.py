@@ -271,8 +271,7 @@ def test_two_data_sets_share_a_small_cache_and_are_never_mixed(s3: Server, tmp_p
                 copy = cache.fetch(name, sha(files[name]))
                 assert copy.read_bytes() == files[name]
                 os.utime(copy, (0, 0))
-    kept = [p for p in (tmp_path / "cache").rglob("*.tar")]
-    assert sum(p.stat().st_size for p in kept) <= 10_000
+    assert sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.tar")) <= 10_000
 
 
 def test_files_of_a_folder_are_not_copied(tmp_path: Path) -> None:
