@@ -27,7 +27,7 @@ from components.tasks.base import Batch, Task, build_task, resolve_weights
 
 GOALS = {"pix2pix": 3.5, "cyclegan": 3.5}
 CHECKED, TOLERANCE = 2, 2e-3  # steps that both sides take before they are compared; relative difference of the weights
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 Step = Callable[[], None]
