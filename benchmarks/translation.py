@@ -267,7 +267,8 @@ def seconds(step: Step, options: argparse.Namespace) -> float:
     began = clock()
     for _ in range(options.steps):
         step()
-    return (clock() - began) / options.steps
+    elapsed: float = (clock() - began) / options.steps
+    return elapsed
 
 
 def compare(name: str, options: argparse.Namespace) -> dict[str, float]:
