@@ -125,7 +125,7 @@ def own_node() -> str:
     here = ray.get_runtime_context().get_node_id()
     found = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
     resources = next(node["Resources"] for node in found if node["NodeID"] == here)
-    return next(name for name in resources if name.startswith("node:") and not name.startswith("node:__"))
+    return str(next(name for name in resources if name.startswith("node:") and not name.startswith("node:__")))
 
 
 def nodes_of_cluster() -> list[dict[str, Any]]:

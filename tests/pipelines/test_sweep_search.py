@@ -101,10 +101,9 @@ def test_the_references_come_first_and_then_as_many_as_were_asked_for(tmp_path: 
 @pytest.mark.parametrize("cut", [1, 3, 4])
 def test_a_continued_sweep_has_the_same_trials_and_runs_none_again(tmp_path: Path, searcher: str, cut: int) -> None:
     wanted = sweep(searcher=searcher, trials=18 if searcher == "grid" else 4)
-    whole = Home(tmp_path / "whole", wanted) if (tmp_path / "whole").mkdir() is None else None
-    (tmp_path / "cut").mkdir()
-    assert whole is not None
-    expected = whole.run()
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    expected = Home(tmp_path / "whole", wanted).run()
     Home(tmp_path / "cut", wanted).run(cut)
     again = Home(tmp_path / "cut", wanted)
     assert again.run() == expected
