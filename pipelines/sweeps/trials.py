@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import tempfile
 import threading
 import time
@@ -14,7 +15,7 @@ from components.errors import Diverged, Stopped, UserError
 from components.pictures.measure import MeasureConfig
 from components.transfer.protocol import gap_closed
 from infra.errors import OutsideError
-from pipelines.checkpoints import Checkpoints
+from pipelines.checkpoints import LIST, Checkpoints
 from pipelines.measure import measure_step
 from pipelines.pretrain import checkpoints_url, pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
@@ -225,7 +226,8 @@ class Trials:
             folders[0].mkdir(parents=True, exist_ok=True)
             found, given = (each.newest(Path(into) / str(k)) for k, each in enumerate(checkpoints))
             if given and (found is None or found[0] < given[0]):
-                checkpoints[0].save(given[1], given[0])
+                copy = shutil.copytree(given[1], Path(into) / "copy", ignore=shutil.ignore_patterns(LIST))
+                checkpoints[0].save(copy, given[0])
 
     def _report(self, record: Record) -> None:
         """Write a record to the trial's run, and end it."""

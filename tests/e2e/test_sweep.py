@@ -220,10 +220,13 @@ def test_asha_stops_what_falls_behind_and_continues_from_its_ledger(new_home: Ma
 
 def test_a_population_leaves_a_schedule_that_can_be_replayed(new_home: MakeHome) -> None:
     home = new_home()
-    command = [*SWEEP, "--trials", "3", "--seeds", "0", "--scheduler", "pbt", *sets({"training.epochs": 1.5})]
+    settings = {"training.epochs": 1.5, "training.record_ids": True}
+    command = [*SWEEP, "--trials", "3", "--seeds", "0", "--scheduler", "pbt", *sets(settings)]
     said = home.run(*command).last
     schedule = max((p for p in points(home).values()), key=lambda point: len(point.get("weight_changes", {})))
     assert schedule["weight_changes"]  # somebody was replaced
+    begun = [json.loads(path.open().readline())["step"] for path in (home.folder / "runs").glob("*/ids/rank-0.jsonl")]
+    assert {0, 8} <= {*begun}  # ... and went on from where its donor was
     (path,) = said["recipes"]
     assert home.run("pretrain", path, "--json", "--quiet").last["reused"] is True
     replayed = new_home()

@@ -1,0 +1,72 @@
+"""What a trial knows of its trainings before it runs them: probes, and checkpoints that another one left."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from components.config import Recipe
+from pipelines.checkpoints import Checkpoints
+from pipelines.recipes import load_recipe
+from pipelines.session import Session
+from pipelines.sweeps.objectives import get_objective
+from pipelines.sweeps.records import Proposal
+from pipelines.sweeps.trials import Trials, recipes_of
+
+BASE = load_recipe("context_encoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
+POINT: dict[str, Any] = {"weights.l2": 0.5}
+FIRST = Proposal(2, "member 0, generation 0", POINT, until=4)
+SAME = Proposal(4, "member 0, generation 1", POINT, until=None, after=2, since=4)
+OTHER = Proposal(5, "member 1, generation 1", {**POINT, "weight_changes": {"4": {"l2": 0.6}}}, None, 2, 4)
+
+
+@pytest.fixture
+def trials(tmp_path: Path) -> Trials:
+    run: Any = SimpleNamespace(workflow=SimpleNamespace(session=Session(tmp_path)))
+    prepared: Any = SimpleNamespace(value={"classes": 10, "samples": {"train": 64}})
+    desk: Any = None
+    return Trials(run, [BASE], [get_objective("linear")], desk, prepared, None)
+
+
+def recipe_of(proposal: Proposal) -> Recipe:
+    (recipe,) = recipes_of(proposal, [BASE])
+    return recipe
+
+
+def leave(trials: Trials, proposal: Proposal, step: int, probes: list[dict[str, float]]) -> None:
+    """A checkpoint of a proposal's training."""
+    recipe, files = recipe_of(proposal), trials.step_run.workflow.session.home / f"files-{step}"
+    (files / "encoder").mkdir(parents=True)
+    (files / "state.pt").write_bytes(b"state")
+    (files / "encoder" / "config.json").write_text("{}")
+    (files / "probes.json").write_text(json.dumps(probes))
+    folder = trials.folder(recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    Checkpoints(str(folder)).save(files, step)
+
+
+def test_probes_are_those_of_the_newest_checkpoint(trials: Trials) -> None:
+    assert trials.probes(recipe_of(FIRST)) == []
+    leave(trials, FIRST, 4, [{"step": 4, "score": 0.25}])
+    assert trials.probes(recipe_of(FIRST)) == [(4, 0.25)]
+    assert trials.probes(recipe_of(SAME)) == [(4, 0.25)]  # the same training, under another name
+
+
+def test_a_member_starts_from_a_whole_copy_of_its_donors_checkpoint(trials: Trials, tmp_path: Path) -> None:
+    leave(trials, FIRST, 4, [{"step": 4, "score": 0.25}])
+    assert trials.folder(recipe_of(OTHER)) != trials.folder(recipe_of(FIRST))
+    trials.start_from(OTHER, FIRST)
+    found = Checkpoints(str(trials.folder(recipe_of(OTHER)))).newest(tmp_path)
+    assert found is not None and found[0] == 4
+    assert (found[1] / "state.pt").read_bytes() == b"state" and (found[1] / "encoder" / "config.json").is_file()
+
+
+def test_a_member_that_is_further_keeps_its_own_checkpoint(trials: Trials) -> None:
+    leave(trials, FIRST, 4, [{"step": 4, "score": 0.25}])
+    leave(trials, OTHER, 8, [{"step": 4, "score": 0.25}, {"step": 8, "score": 0.75}])
+    trials.start_from(OTHER, FIRST)
+    assert trials.probes(recipe_of(OTHER))[-1] == (8, 0.75)
+    trials.start_from(SAME, FIRST)  # its own training: nothing to copy
+    assert trials.probes(recipe_of(SAME)) == [(4, 0.25)]
