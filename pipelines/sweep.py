@@ -187,7 +187,10 @@ def _yardsticks(wanted: Sweep, ends: list[StepResult]) -> Yardsticks | None:
     if not wanted.universal:
         return None
     scores = [best_val(end.value) for end in ends]
-    return Yardsticks({r.name: (scores[2 * k], scores[2 * k + 1]) for k, r in enumerate(wanted.recipes)})
+    found = Yardsticks({r.name: (scores[2 * k], scores[2 * k + 1]) for k, r in enumerate(wanted.recipes)})
+    for name, score in zip(found.ends, scores[::2], strict=True):
+        found.closed(name, score)  # where there is no gap to close, it is said before any trial
+    return found
 
 
 # The verdict
