@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.config import DataConfig, EncoderConfig, Recipe
+from components.config import Recipe
 from components.errors import Diverged
 from components.tasks.base import get_task
 from components.transfer.protocol import gap_closed, mean_interval
@@ -55,9 +55,9 @@ class Cell:
         return transfer_step(self.recipe, load_benchmark(self.benchmark))
 
     @property
-    def place(self) -> tuple[str, DataConfig, EncoderConfig]:
+    def place(self) -> tuple[str, ...]:
         """Scores can be compared within one benchmark, one data set and one network."""
-        return self.benchmark, self.recipe.data, self.recipe.encoder
+        return self.benchmark, *_setting(self.recipe)
 
 
 def make_table(recipes: Sequence[Recipe], seeds: int, session: Session) -> Table:
@@ -93,14 +93,18 @@ def _cells(recipes: Sequence[Recipe], seeds: int) -> list[Cell]:
 
 def _yardsticks(recipes: Sequence[Recipe]) -> list[Recipe]:
     """The yardsticks that are not among the recipes, for every data set and network that is."""
-    known = {(recipe.task, recipe.data, recipe.encoder) for recipe in recipes}
+    known = {(recipe.task, *_setting(recipe)) for recipe in recipes}
     added: list[Recipe] = []
     for like in recipes:
         for task in YARDSTICKS:
-            if (task, like.data, like.encoder) not in known:
-                known.add((task, like.data, like.encoder))
+            if (task, *_setting(like)) not in known:
+                known.add((task, *_setting(like)))
                 added.append(beside(like, load_recipe(task)))
     return added
+
+
+def _setting(recipe: Recipe) -> tuple[str, str]:
+    return recipe.data.canonical(), recipe.encoder.canonical()
 
 
 def beside(like: Recipe, yardstick: Recipe) -> Recipe:
@@ -116,8 +120,8 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
 
 
 def _table(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> Table:
-    groups: dict[tuple[str, Any], list[Cell]] = {}
-    values: dict[tuple[str, Any], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[Cell]] = {}
+    values: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = {}
     scores: list[dict[str, Any]] = []
     for cell, result in zip(cells, results, strict=True):
         group = cell.recipe.name, cell.place

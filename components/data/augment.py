@@ -27,13 +27,22 @@ def augment(batch: dict[str, Tensor], config: AugmentConfig, draws: Draws) -> di
     for name, value in batch.items():
         maps = value if value.ndim >= 3 else None
         if maps is not None and config.flip:
-            maps = torch.where(flip_B.view(-1, *[1] * (maps.ndim - 1)), maps.flip(-1), maps)
+            maps = _mirror(maps, flip_B)
         if maps is not None and config.shift:
             maps = _shift(maps, shift_B2)
         if maps is not None and name in PICTURES:
             maps = maps.float().div_(255.0)
         out[name] = value if maps is None else maps
     return out
+
+
+def _mirror(maps: Tensor, flip_B: Tensor) -> Tensor:
+    """The maps, those of ``flip_B`` mirrored left and right."""
+    if maps.device.type != "cpu":  # which of them is not known there without waiting
+        return torch.where(flip_B.view(-1, *[1] * (maps.ndim - 1)), maps.flip(-1), maps)
+    mirrored = maps.clone()
+    mirrored[flip_B] = maps[flip_B].flip(-1)
+    return mirrored
 
 
 def _shift(maps: Tensor, shift_B2: Tensor) -> Tensor:

@@ -215,7 +215,10 @@ def test_another_stream_joins_at_the_same_positions(scenes: tuple[Path, Index], 
     plan = Plan(len(data), 32, 1.5)
     order, other_order = Order(data.shard_sizes, seed=1), Order(other.shard_sizes, seed=2)
     seen = []
-    loaders = [Loader(data, order, plan, rank, world, others={"other": (other, other_order)}).iterate(1) for rank in range(world)]
+    loaders = [
+        Loader(data, order, plan, rank, world, others={"other": (other, other_order)}).iterate(1)
+        for rank in range(world)
+    ]
     for parts in zip(*loaders, strict=True):
         start, stop = parts[0].start, parts[0].stop
         ids, other_ids = order.batch(start, stop)[1], other_order.batch(start, stop)[1]
