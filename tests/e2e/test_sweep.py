@@ -245,7 +245,7 @@ def _trained(home: Home, path: str) -> str:
 def test_one_vector_for_several_tasks(new_home: MakeHome) -> None:
     home = new_home()
     command = ["sweep", "--universal", "context_encoder", "autoencoder", "--json", "--quiet", *sets(SETTINGS)]
-    settings = sets({"training.epochs": 2})
+    settings = sets({"training.epochs": 8, "training.probe_every": 8})  # until labels are of use
     said = home.run(*command, *settings, "--trials", "1", "--searcher", "random", "--seeds", "2").last
     assert said["validation"].keys() == {"universal"} and len(said["recipes"]) == 2
     (first, *_) = said["verdict"]
