@@ -1,4 +1,4 @@
-"""Homes for whole jobs. They run in processes of their own, one after the other: Ray takes the whole machine."""
+"""Homes for whole jobs, which run in processes of their own: two at a time, for the group of sweeps and the others."""
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -15,7 +15,7 @@ from pipelines.sweeps.propose import FIRST, random_point
 from pipelines.sweeps.space import Choices, Range, Space
 from tests.e2e.jobs import TINY, Home, Running, kill, sets
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("sweep"), pytest.mark.timeout(900)]
 
 TRIALS = 4
 SETTINGS = {**TINY, "training.probe_every": 0.5, "training.checkpoint_every": 4, "training.log_every": 4}
