@@ -1,7 +1,6 @@
 """trained task -> what its pictures are worth: nearness to the truth, distance to real pictures. One Ray task."""
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,19 @@ import ray
 import torch
 
 from components.config import Recipe
-from components.data.scramble import Int64
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.pictures.extractors import Extractor, encoder_extractor, script_extractor
-from components.pictures.measure import Dataset, MeasureConfig, measure_pictures, picture_rows
+from components.pictures.measure import MeasureConfig, measure_pictures, picture_rows
 from infra.cluster import connect
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
 from pipelines.pictures import strip
-from pipelines.prepare import open_split, prepare_step
+from pipelines.prepare import prepare_step
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
+from pipelines.streams import Streams
 from pipelines.trained import RECIPE_FILE, TASK_FILE, device, fetch_task, load_task, recipe_of
 from pipelines.workflow import StepResult, StepRun
 
@@ -148,7 +147,7 @@ def _run(files: Files, data: Value, extractor: Files, config: Value) -> tuple[Va
         _unpack(files, Path(folder))
         task = load_task(Path(folder), data["size"]).task.to(on)
     chosen = MeasureConfig.model_validate(config)
-    split = open_samples(data, chosen.split, task.needs)
+    split = Streams.open(data, chosen.split, task.needs)
     score = measure_pictures(task, split, chosen, _with_digest(extractor, chosen.layer, on), on)
     first = np.arange(min(SHOWN, len(split)))
     shown = {"first": first} | ({"worst": np.array(score.worst)} if score.worst else {})
@@ -157,32 +156,6 @@ def _run(files: Files, data: Value, extractor: Files, config: Value) -> tuple[Va
         for name, ids in shown.items()
     }
     return score.model_dump(mode="json"), pictures
-
-
-class Samples:
-    """A split with the images that join each sample where a task needs them, always the same ones."""
-
-    def __init__(self, own: Dataset, others: dict[str, Dataset]) -> None:
-        self.own, self.others = own, others
-
-    def __len__(self) -> int:
-        return min(len(data) for data in (self.own, *self.others.values()))  # nobody joins twice
-
-    def get(self, ids: Int64) -> dict[str, torch.Tensor]:
-        """As the data set's own, with the others' images, uint8 (B, 3, H, W)."""
-        batch = self.own.get(ids)
-        for name, data in self.others.items():
-            batch[name] = data.get((ids + len(data) // 2) % len(data))["image"]
-        return batch
-
-
-def open_samples(data: Value, split: str, needs: Sequence[str]) -> Samples:
-    """What a task needs of a split: ``other`` is an image of the second domain, ``another`` one of the same."""
-    own = open_split(data, split, [field for field in needs if field not in ("other", "another")])
-    others: dict[str, Dataset] = {"another": own} if "another" in needs else {}
-    if "other" in needs:
-        others["other"] = open_split(data, f"other_{split}", ("image",))
-    return Samples(own, others)
 
 
 def _with_digest(files: Files, layer: str | None, on: torch.device) -> Extractor | None:

@@ -26,8 +26,9 @@ from pipelines.prepare import expected_samples, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
+from pipelines.streams import Streams
 from pipelines.trained import TASK_FILE
-from pipelines.worker import DIVERGED, Judge, Streams, initialized, make_task, train_worker
+from pipelines.worker import DIVERGED, Judge, initialized, make_task, train_worker
 from pipelines.workflow import StepResult, StepRun
 
 Value = dict[str, Any]

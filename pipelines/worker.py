@@ -6,13 +6,11 @@ everything (`state.pt`), the best encoder so far (`encoder/`) and the story of t
 
 import json
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
@@ -21,12 +19,10 @@ from ray.train.collective import broadcast_from_rank_zero
 from torch import Tensor
 
 from components.config import Recipe
-from components.data.dataset import ShardedDataset
-from components.data.loader import Loaded, Loader
-from components.data.order import Order, Plan
-from components.data.scramble import make_key
+from components.data.loader import Loaded
+from components.data.order import Plan
 from components.engine import Engine, Intervals, fit
-from components.errors import Diverged, Stopped, UserError
+from components.errors import Diverged, Stopped
 from components.networks.encoder import Encoder, build_encoder, save_encoder
 from components.parallel import World
 from components.tasks.base import Batch, Task, build_task, resolve_weights
@@ -36,8 +32,9 @@ from infra.errors import OutsideError
 from pipelines.checkpoints import Checkpoints
 from pipelines.encoders import Files, laid_out
 from pipelines.pictures import strip
-from pipelines.prepare import open_index, open_split
+from pipelines.prepare import open_split
 from pipelines.recorder import Recorder
+from pipelines.streams import Streams
 from pipelines.trained import save_task
 
 DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
@@ -87,7 +84,7 @@ class WorkerHooks:
 
     def _name_replaced(self, step: int) -> None:
         """Every rank says which of the samples that it read do not decode, and were replaced by their neighbours."""
-        found = self.streams.replaced()
+        found = self.streams.replaced
         new = [f"{name} ({reason})" for name, reason in found.items() if name not in self.replaced]
         if new:
             self.replaced |= found.keys()
@@ -189,48 +186,6 @@ class Probe:
     def __call__(self, encoder: Encoder) -> float:
         """Validation top-1, in [0, 1], of the best layer."""
         return quick_score(encoder, self.train, self.val, device=self.device).value
-
-
-@dataclass(frozen=True)
-class Streams:
-    """The data sets of one split that a task reads side by side: its own, and those whose images join the batch."""
-
-    own: ShardedDataset
-    others: dict[str, ShardedDataset]
-
-    @classmethod
-    def open(cls, job: dict[str, Any], split: str, needs: Sequence[str]) -> "Streams":
-        """The streams that ``needs`` names. Raises UserError for a field, or a second domain, that the data lacks."""
-        own = open_split(job, split, [field for field in needs if field not in ("other", "another")])
-        others = {"another": own} if "another" in needs else {}
-        if "other" in needs:
-            if f"other_{split}" not in open_index(job).splits:
-                raise UserError(
-                    "the task needs images of two domains, and the data has one: prepare them with the source unpaired"
-                )
-            others["other"] = open_split(job, f"other_{split}", ("image",))
-        return cls(own, others)
-
-    def replaced(self) -> dict[str, str]:
-        """Samples that did not decode so far, "shard:key", and why."""
-        return {name: why for data in (self.own, *self.others.values()) for name, why in data.replaced.items()}
-
-    def examples(self, count: int) -> Batch:
-        """The first samples."""
-        batch = self.own.get(np.arange(min(count, len(self.own))))
-        rows = len(batch["image"])
-        for name, data in self.others.items():
-            batch[name] = data.get(np.arange(rows, 2 * rows) % len(data))["image"]
-        return batch
-
-    def load(self, plan: Plan, seed: int, world: World, device: torch.device) -> Loader:
-        """The loader of this rank; every stream has an order of its own."""
-        own = Order(self.own.shard_sizes, seed)
-        others = {
-            name: (data, Order(data.shard_sizes, int(make_key(seed, "stream", name) >> 1)))
-            for name, data in self.others.items()
-        }
-        return Loader(self.own, own, plan, world.rank, world.size, others=others, device=device)
 
 
 def recorded(batches: Iterator[Loaded], path: Path, world: World) -> Generator[Loaded, None, None]:

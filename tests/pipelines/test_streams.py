@@ -1,9 +1,11 @@
-"""What joins the samples that are measured."""
+"""What joins a sample from the other streams."""
+
+from typing import Any
 
 import torch
 
 from components.data.scramble import Int64
-from pipelines.measure import Samples
+from pipelines.streams import Streams
 
 
 class Numbers:
@@ -20,8 +22,9 @@ class Numbers:
 
 
 def test_every_sample_is_joined_by_another_one_and_nobody_joins_twice() -> None:
-    own = Numbers(10)
-    samples = Samples(own, {"another": own, "other": Numbers(7, first=100)})
+    own: Any = Numbers(10)
+    others: Any = {"another": own, "other": Numbers(7, first=100)}
+    samples = Streams(own, others)
     ids = torch.arange(len(samples)).numpy()
     batch = samples.get(ids)
     assert len(samples) == 7 and batch["image"].tolist() == ids.tolist()
