@@ -13,13 +13,13 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks._rounds import CLOCKS, add_timing, parse, parser_of, spread
 from components.config import AugmentConfig, EncoderConfig, TrainingConfig
 from components.draws import Draws
 from components.engine import Engine
@@ -31,8 +31,6 @@ from components.tasks.supervised import Supervised
 GOAL = 0.97
 SIZE, CLASSES, BATCHES = 32, 10, 4
 CHECKED, TOLERANCE = 2, 1e-4  # steps that both sides take before they are compared; relative difference of the weights
-
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 Step = Callable[[Batch], None]
 
@@ -57,7 +55,7 @@ def bare_classifier(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits_BK = head(trunk(inputs["image"])[last])
             loss = F.cross_entropy(logits_BK.float(), inputs[target])
-        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        torch.autograd.backward(loss)
         optimizer.step()
 
     return step
@@ -95,7 +93,7 @@ def bare_context_encoder(task: ContextEncoder, device: torch.device, bf16: bool)
             fake_B = discriminator(torch.where(painted, prediction.detach(), truth))
             real_B = discriminator(truth)
             loss = F.softplus(-real_B.float()).mean() + F.softplus(fake_B.float()).mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        torch.autograd.backward(loss)
         discriminator_adam.step()
 
         generator_adam.zero_grad(set_to_none=True)
@@ -105,7 +103,7 @@ def bare_context_encoder(task: ContextEncoder, device: torch.device, bf16: bool)
             squared = (prediction.float() - truth).square()
             l2 = (inputs["weight"] * squared).mean() / inputs["painted_share"]
             loss = 0.999 * l2 + 0.001 * F.softplus(-fake_B.float()).mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+        torch.autograd.backward(loss)
         discriminator.requires_grad_(True)
         generator_adam.step()
 
@@ -191,8 +189,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, float]:
     for _ in range(options.rounds):
         engine_s.append(seconds(engine_step, batches, options.steps, options))
         bare_s.append(seconds(bare_step, batches, options.steps, options))
-    ratios = [b / e for e, b in zip(engine_s, bare_s, strict=True)]
-    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    low, ratio, high = spread(bare_s, engine_s)
     images = options.batch * options.steps
     speeds = images / statistics.median(engine_s), images / statistics.median(bare_s)
     met = "met" if ratio >= GOAL else "missed"
@@ -203,22 +200,14 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, float]:
 def main(arguments: list[str]) -> None:
     """Compare on every task that was asked for."""
     tasks = ("rotation", "context_encoder", "supervised")
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__, rounds=15)
     parser.add_argument("--task", choices=tasks, help="only this one")
     parser.add_argument("--width", type=int, default=32, help="of the encoder")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=3, help="of each contestant in a round")
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: time of this process, for a machine that others use too"
-    )
-    parser.add_argument("--json", action="store_true", help="the figures as JSON in the last line")
-    options = parser.parse_args(arguments)
-    if options.rounds < 2:
-        parser.error("--rounds: the spread needs two or more")
+    add_timing(parser, steps=3)
+    options = parse(parser, arguments)
     torch.set_num_threads(options.threads)
     print(f"{SIZE} px, width {options.width}, batch {options.batch}, {options.precision}, {options.device}")
     print(f"{'images/s':<16}{'engine':>10}{'bare':>10}{'ratio':>9}   {'quartiles':<16}   at least {GOAL:.0%}")

@@ -34,6 +34,7 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from benchmarks._rounds import parse, parser_of, spread
 from components.data.dataset import ShardedDataset
 from components.data.images import UInt8, decode, encode_png
 from components.data.loader import Loader
@@ -189,8 +190,7 @@ def compare(contestants: dict[str, Speed], rounds: int) -> dict[str, dict[str, f
     limit = next(iter(speeds.values()))
     figures = {}
     for name, values in speeds.items():
-        ratios = [value / best for value, best in zip(values, limit, strict=True)]
-        low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        low, ratio, high = spread(values, limit)
         figures[name] = {"images_per_s": statistics.median(values), "ratio": ratio, "low": low, "high": high}
         print(f"{name:<22}{statistics.median(values):>10,.0f}{ratio:>9.2f}   {low:.2f} to {high:.2f}")
     return figures
@@ -202,8 +202,10 @@ def photos(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, flo
     (folder / "files").mkdir()
     for k, data in enumerate(encoded):
         (folder / "files" / f"{k:06d}.jpg").write_bytes(data)
-    here = lambda name: folder / "shards" / name  # noqa: E731
     margin = PHOTO - WINDOW
+
+    def here(name: str) -> Path:
+        return folder / "shards" / name
 
     def ours(fetch: Callable[[str], Path], size: int, margin: int) -> Speed:
         data = ShardedDataset(index, "train", fetch, size, margin=margin, cache_bytes=0)
@@ -241,16 +243,11 @@ def toys(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float
 
 def main(arguments: list[str]) -> None:
     """Prepare both data sets in a temporary folder and compare."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2, help="and processes of those who use them")
+    parser = parser_of(__doc__, rounds=5)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--photos", type=int, default=2048, help="number of 256 px images")
     parser.add_argument("--toys", type=int, default=16384, help="number of 32 px images")
-    parser.add_argument("--json", action="store_true", help="the figures as JSON in the last line")
-    options = parser.parse_args(arguments)
-    if options.rounds < 2:
-        parser.error("--rounds: the spread needs two or more")
+    options = parse(parser, arguments)
     torch.set_num_threads(1)
     figures = {}
     for title, measure in (("256 px JPEG", photos), ("32 px PNG", toys)):

@@ -73,10 +73,10 @@ def start(folder: Path, epochs: float, batches: int) -> dict[str, float]:
     return figures
 
 
-def alone(*arguments: object) -> dict[str, float]:
+def alone(folder: Path, epochs: float, batches: int) -> dict[str, float]:
     """`start` in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(start, *arguments).result()  # type: ignore[arg-type]
+        return pool.submit(start, folder, epochs, batches).result()
 
 
 def arithmetic(shards: int) -> dict[str, float]:

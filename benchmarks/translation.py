@@ -13,7 +13,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -21,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks._rounds import CLOCKS, add_timing, parse, parser_of, spread
 from components.config import AugmentConfig, EncoderConfig, TrainingConfig
 from components.engine import Engine
 from components.tasks.base import Batch, Task, build_task, resolve_weights
 
 GOALS = {"pix2pix": 3.5, "cyclegan": 3.5}
 CHECKED, TOLERANCE = 2, 2e-3  # steps that both sides take before they are compared; relative difference of the weights
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 Step = Callable[[], None]
@@ -147,12 +146,12 @@ def usual_pix2pix(setting: Setting, batch: Batch, start: Task) -> tuple[Step, li
         discriminator_adam.zero_grad()
         on_fake = verdict(discriminator(torch.cat([shown, fake.detach()], 1)), False)
         on_real = verdict(discriminator(torch.cat([shown, truth], 1)), True)
-        (0.5 * (on_fake + on_real)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(0.5 * (on_fake + on_real))
         discriminator_adam.step()
         discriminator.requires_grad_(False)
         generator_adam.zero_grad()
         persuaded = verdict(discriminator(torch.cat([shown, fake], 1)), True)
-        (persuaded + 100 * F.l1_loss(fake, truth)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(persuaded + 100 * F.l1_loss(fake, truth))
         generator_adam.step()
 
     return step, networks
@@ -183,12 +182,12 @@ def usual_cyclegan(setting: Setting, batch: Batch, start: Task) -> tuple[Step, l
         same = F.l1_loss(ab(seen(b)), b) + F.l1_loss(ba(seen(a)), a)
         persuaded = verdict(judge_b(fake_b), True) + verdict(judge_a(fake_a), True)
         cycle = F.l1_loss(back_a, a) + F.l1_loss(back_b, b)
-        (persuaded + 10 * cycle + 5 * same).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(persuaded + 10 * cycle + 5 * same)
         generator_adam.step()
         discriminator_adam.zero_grad()
         for judge, real, fake in ((judge_a, a, fake_a), (judge_b, b, fake_b)):
             judge.requires_grad_(True)
-            (0.5 * (verdict(judge(real), True) + verdict(judge(fake.detach()), False))).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(0.5 * (verdict(judge(real), True) + verdict(judge(fake.detach()), False)))
         discriminator_adam.step()
 
     return step, networks
@@ -284,7 +283,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, float]:
     for _ in range(options.rounds):
         ours.append(seconds(step, options))
         usual.append(seconds(usual_step, options))
-    low, ratio, high = statistics.quantiles([u / o for o, u in zip(ours, usual, strict=True)], n=4, method="inclusive")
+    low, ratio, high = spread(usual, ours)
     speeds = setting.batch / statistics.median(ours), setting.batch / statistics.median(usual)
     met = "met" if ratio >= GOALS[name] else "missed"
     print(f"{name:<12}{speeds[0]:>10.2f}{speeds[1]:>10.2f}{ratio:>8.2f}   {low:.2f} to {high:.2f}   {met}")
@@ -293,20 +292,12 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 def main(arguments: list[str]) -> None:
     """Compare on every task that was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__, rounds=5)
     parser.add_argument("--task", choices=FULL, help="only this one")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of our side")
     parser.add_argument("--compile", action="store_true", help="our side with torch.compile")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1, help="of each contestant in a round")
-    parser.add_argument(
-        "--clock", choices=CLOCKS, default="wall", help="cpu: time of this process, for a machine that others use too"
-    )
-    parser.add_argument("--json", action="store_true", help="the figures as JSON in the last line")
-    options = parser.parse_args(arguments)
-    if options.rounds < 2:
-        parser.error("--rounds: the spread needs two or more")
+    add_timing(parser, steps=1)
+    options = parse(parser, arguments)
     torch.set_num_threads(options.threads)
     print(f"{options.precision}{', compiled' if options.compile else ''} against fp32, {options.threads} threads")
     print(f"{'images/s':<12}{'ours':>10}{'usual':>10}{'ratio':>8}   {'quartiles':<14} goal {GOALS['pix2pix']}")

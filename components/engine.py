@@ -93,8 +93,8 @@ class Engine:
         self.training, self.weights, self.steps, self.step = training, weights, steps, 0
         self._first_weights, self._changes = weights, changes or {}
         memory_format = torch.channels_last if training.channels_last else torch.contiguous_format
-        # torch's types do not know the argument.
-        self.task: Task = task.to(device=self.device, memory_format=memory_format)  # type: ignore[call-overload]
+        layout: dict[str, Any] = {"memory_format": memory_format}  # which torch's types do not know
+        self.task: Task = task.to(self.device, **layout)
         set_sync(self.task, training.sync_batch_norm)
         if sum(not player.detached for player in task.players.values()) > 1:
             raise UserError(
@@ -210,7 +210,7 @@ class Engine:
             weighted = {t: self.weights[t] * micro.share * loss for t, loss in losses.items() if self.weights.get(t)}
             if not measure or len(weighted) < 2:
                 if weighted:
-                    torch.stack([*weighted.values()]).sum().backward()  # type: ignore[no-untyped-call]
+                    torch.autograd.backward(torch.stack([*weighted.values()]).sum())
                 continue
             for k, (term, loss) in enumerate(weighted.items()):
                 gradients = torch.autograd.grad(

@@ -77,7 +77,7 @@ def cpus() -> int:
 
 def resources() -> dict[str, float]:
     """Everything the cluster has now: CPU, GPU, memory, ..."""
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's own
     return dict(found)
 
 

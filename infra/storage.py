@@ -77,7 +77,7 @@ class Storage:
         return {"url": self.url}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]  # made anew from what made it
 
     def join(self, name: str) -> str:
         """The full URL or path of ``name``."""

@@ -133,7 +133,7 @@ class Tracker:
         return {"uri": self.uri, "artifacts": self.artifacts, "experiment": self.experiment}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]  # made anew from what made it
 
     # Opening
 

@@ -35,7 +35,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             return cast(Tensor, self._shared(x_BCHW))
         return super().forward(x_BCHW)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no types
     def _shared(self, x_BCHW: Tensor) -> Tensor:
         self._check_input_dim(x_BCHW)
         weight_C = self.weight if self.affine else torch.ones(self.num_features, device=x_BCHW.device)
@@ -46,7 +46,8 @@ class BatchNorm2d(nn.BatchNorm2d):
             share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean_C, share)
             self.running_var.lerp_(var_C * (count / (count - 1).clamp(min=1)), share)
-        normalized_BCHW: Tensor = _Normalize.apply(x_BCHW, weight_C, bias_C, count, mean_C, var_C, self.eps)  # type: ignore[no-untyped-call]
+        arguments = x_BCHW, weight_C, bias_C, count, mean_C, var_C, self.eps
+        normalized_BCHW: Tensor = _Normalize.apply(*arguments)  # type: ignore[no-untyped-call]  # torch gives it no types
         return normalized_BCHW
 
 

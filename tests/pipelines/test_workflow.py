@@ -372,4 +372,4 @@ def test_a_lock_among_the_jobs_of_a_cluster(tmp_path: Path) -> None:
         for process in (second, third):
             process.communicate("\n", timeout=30)
     finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+        cluster.shutdown()  # type: ignore[no-untyped-call]  # Ray's own
