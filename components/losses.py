@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PSNR_MOST = 100.0  # decibels of pictures that are equal, whose ratio has no bound
+
 
 def _full(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -140,6 +142,13 @@ def accuracies(real_B: Tensor, fake_B: Tensor, form: Form = "non_saturating") ->
         "discriminator/accuracy_real": (real_B > border).float().mean(),
         "discriminator/accuracy_fake": (fake_B < border).float().mean(),
     }
+
+
+@torch.no_grad()
+def psnr(picture_BCHW: Tensor, truth_BCHW: Tensor) -> Tensor:
+    """(B,) peak signal-to-noise ratio of pictures in [0, 1], in decibels; PSNR_MOST where they are equal."""
+    error_B = (_full(picture_BCHW) - _full(truth_BCHW)).square().flatten(1).mean(1)
+    return -10 * error_B.clamp_min(10 ** (-PSNR_MOST / 10)).log10()
 
 
 @torch.no_grad()

@@ -13,10 +13,11 @@ from torch import Tensor
 from components.config import Config
 from components.data.scramble import Int64, make_key, permute
 from components.errors import UserError
+from components.losses import psnr
 from components.pictures.distances import SUBSETS, frechet_distance, kernel_distance
 from components.pictures.extractors import Extractor
 from components.pictures.make import make_pictures
-from components.pictures.similarity import l1, psnr, ssim
+from components.pictures.similarity import l1, ssim
 from components.tasks.base import Task, Tensors
 
 PROTOCOL = "pictures/1"  # changes with anything that changes values

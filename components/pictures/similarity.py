@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PSNR_MOST = 100.0  # decibels of pictures that are equal, whose ratio has no bound
 _WINDOW, _SIGMA = 11, 1.5  # of the Gaussian window of Wang et al. 2004, section III-B
 _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with L = 1
 
@@ -15,12 +14,6 @@ _C1, _C2 = 0.01**2, 0.03**2  # (K1 L)^2 and (K2 L)^2 with L = 1
 def l1(picture_BCHW: Tensor, truth_BCHW: Tensor) -> Tensor:
     """(B,) mean absolute difference, in the pictures' own unit."""
     return (picture_BCHW - truth_BCHW).abs().flatten(1).mean(1)
-
-
-def psnr(picture_BCHW: Tensor, truth_BCHW: Tensor) -> Tensor:
-    """(B,) peak signal-to-noise ratio of pictures in [0, 1], in decibels; PSNR_MOST where they are equal."""
-    error_B = (picture_BCHW - truth_BCHW).square().flatten(1).mean(1)
-    return -10 * error_B.clamp_min(10 ** (-PSNR_MOST / 10)).log10()
 
 
 def ssim(picture_BCHW: Tensor, truth_BCHW: Tensor) -> Tensor:

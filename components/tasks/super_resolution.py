@@ -106,12 +106,11 @@ class SuperResolution(Task):
         terms = {
             "l2": losses.l2(prediction, truth),
             "adversarial": losses.adversarial(fake_B, form),
-            "psnr/prediction": psnr(prediction, truth).mean(),
-            "psnr/bicubic": psnr(inputs["bicubic"], truth).mean(),
+            "psnr/prediction": losses.psnr(_picture(prediction), inputs["image"]).mean(),
+            "psnr/bicubic": losses.psnr(_picture(inputs["bicubic"]), inputs["image"]).mean(),
         }
         if "perceptual" in self.terms:
-            shown_B3HW = ((prediction + 1) / 2).clamp(0, 1)
-            terms["perceptual"] = losses.l2(self.judge(shown_B3HW), self.judge(inputs["image"]))
+            terms["perceptual"] = losses.l2(self.judge(_picture(prediction)), self.judge(inputs["image"]))
         return terms
 
     def encoder(self) -> Encoder:
@@ -120,7 +119,7 @@ class SuperResolution(Task):
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:
         pictures = {"input": inputs["bicubic"], "prediction": self(inputs)["prediction"].float()}
-        return {title: ((x + 1) / 2).clamp(0, 1) for title, x in pictures.items()} | {"truth": inputs["image"]}
+        return {title: _picture(x) for title, x in pictures.items()} | {"truth": inputs["image"]}
 
 
 def resize_bicubic(image_BCHW: Tensor, side: int) -> Tensor:
@@ -130,8 +129,6 @@ def resize_bicubic(image_BCHW: Tensor, side: int) -> Tensor:
     return F.interpolate(image_BCHW, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
 
 
-@torch.no_grad()
-def psnr(prediction_BCHW: Tensor, truth_BCHW: Tensor) -> Tensor:
-    """(B,): peak signal-to-noise ratio in dB over all channels, of pictures in [-1, 1]; what leaves it is clipped."""
-    error_B = (prediction_BCHW.float().clamp(-1, 1) - truth_BCHW).square().flatten(1).mean(1)
-    return -10 * torch.log10(error_B.clamp_min(1e-10) / 4)
+def _picture(x_BCHW: Tensor) -> Tensor:
+    """What players see, about [-1, 1], as a picture in [0, 1]; what leaves it is clipped."""
+    return ((x_BCHW + 1) / 2).clamp(0, 1)

@@ -8,11 +8,12 @@ from components.config import EncoderConfig
 from components.data.scramble import Int64
 from components.draws import Draws
 from components.errors import UserError
+from components.losses import psnr
 from components.networks.encoder import build_encoder
 from components.pictures.distances import frechet_distance, kernel_distance
 from components.pictures.extractors import Extractor, encoder_extractor
 from components.pictures.measure import MeasureConfig, chosen, measure_pictures, picture_rows
-from components.pictures.similarity import l1, psnr, ssim
+from components.pictures.similarity import l1, ssim
 from components.tasks.base import Batch, Task, Tensors
 
 CPU = torch.device("cpu")

@@ -8,7 +8,8 @@ import skimage.metrics
 import torch
 from torch import Tensor
 
-from components.pictures.similarity import PSNR_MOST, l1, psnr, ssim
+from components.losses import PSNR_MOST, psnr
+from components.pictures.similarity import l1, ssim
 
 _psnr: Any = skimage.metrics.peak_signal_noise_ratio  # has no types
 _ssim: Any = skimage.metrics.structural_similarity

@@ -16,7 +16,7 @@ from components.engine import Engine
 from components.errors import UserError
 from components.networks.encoder import build_encoder, load_encoder, save_encoder
 from components.tasks.base import Task, build_task, resolve_weights
-from components.tasks.super_resolution import psnr, resize_bicubic
+from components.tasks.super_resolution import resize_bicubic
 
 SIZE = 16
 
@@ -86,12 +86,15 @@ def test_terms_are_those_of_the_paper(judge: Path) -> None:
 
 
 def test_psnr_is_that_of_the_definition() -> None:
-    truth = torch.rand(3, 3, 8, 8) * 2 - 1
-    prediction = truth + 0.3 * torch.randn_like(truth)
-    for b in range(3):
-        ours, theirs = ((x[b].clamp(-1, 1).numpy() + 1) / 2 for x in (prediction, truth))
-        expected = 10 * math.log10(1 / ((ours - theirs) ** 2).mean())
-        assert psnr(prediction, truth)[b].item() == pytest.approx(expected, rel=1e-5)
+    images = torch.rand(3, 3, SIZE, SIZE)
+    task = make()
+    inputs = make_inputs(task, images)
+    outputs = {"prediction": inputs["truth"] + 0.3 * torch.randn_like(images)}
+    logged = task.losses("generator", inputs, outputs)
+    for name, shown in (("prediction", outputs["prediction"]), ("bicubic", inputs["bicubic"])):
+        errors = (((shown[b].clamp(-1, 1) + 1) / 2 - images[b]).square().mean().item() for b in range(3))
+        expected = sum(10 * math.log10(1 / error) for error in errors) / 3
+        assert logged[f"psnr/{name}"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_without_an_encoder_there_is_no_perceptual_term(judge: Path) -> None:
