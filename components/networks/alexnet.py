@@ -1,12 +1,9 @@
-"""AlexNet: five convolutions (Krizhevsky 2014, "One weird trick", the one-tower variant that torchvision ships).
+"""AlexNet: five convolutions (Krizhevsky 2014, "One weird trick", the one-tower variant that torchvision ships)."""
 
-Legend of shape suffixes: B samples, C channels, H height, W width.
-"""
-
-from torch import Tensor, nn
+from torch import nn
 
 from components.config import EncoderConfig
-from components.networks.encoder import INPUT_CHANNELS, Encoder, initialize_he, register_encoder
+from components.networks.encoder import INPUT_CHANNELS, Chain, initialize_he, register_encoder
 from components.networks.norm import normalization
 
 _CHANNELS = (1, 3, 6, 4, 4)  # of each convolution, in units of the width: 64, 192, 384, 256, 256 as published
@@ -16,7 +13,7 @@ _POOLED = (0, 1)  # convolutions that a pool follows; the published one after co
 
 
 @register_encoder("alexnet")
-class AlexNet(Encoder):
+class AlexNet(Chain):
     """Layers conv1 to conv5, each after its ReLU and before its pool.
 
     ``large``: the published stem, 11 x 11 with stride 4 and pools 3 x 3 with stride 2 (64 px and more; works from 32).
@@ -26,27 +23,17 @@ class AlexNet(Encoder):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config, {f"conv{i + 1}": units * config.width for i, units in enumerate(_CHANNELS)})
-        modules: list[nn.Module] = []
-        self._ends: dict[int, str] = {}  # position in `features`: the layer that ends there
+        stages: dict[str, list[nn.Module]] = {}
         before = INPUT_CHANNELS[config.input]
         for i, (layer, channels) in enumerate(self.channels.items()):
             kernel = _KERNELS[config.stem][i]
             stride = _FIRST_STRIDE[config.stem] if i == 0 else 1
+            stage: list[nn.Module] = []
+            if i - 1 in _POOLED:
+                stage.append(nn.MaxPool2d(3, 2) if config.stem == "large" else nn.MaxPool2d(2))
             # A bias in front of a normalization is subtracted again: it would only cost time.
-            modules.append(nn.Conv2d(before, channels, kernel, stride, min(kernel // 2, 2), bias=config.norm == "none"))
-            modules += normalization(config.norm, channels)
-            modules.append(nn.ReLU(inplace=True))
-            self._ends[len(modules) - 1] = layer
-            if i in _POOLED and layer != self.layers[-1]:
-                modules.append(nn.MaxPool2d(3, 2) if config.stem == "large" else nn.MaxPool2d(2))
+            stage.append(nn.Conv2d(before, channels, kernel, stride, min(kernel // 2, 2), bias=config.norm == "none"))
+            stages[layer] = [*stage, *normalization(config.norm, channels), nn.ReLU(inplace=True)]
             before = channels
-        self.features = nn.Sequential(*modules)
+        self.chain(stages)
         initialize_he(self)
-
-    def encode(self, native_BCHW: Tensor) -> dict[str, Tensor]:
-        maps, x_BCHW = {}, native_BCHW
-        for i, module in enumerate(self.features):
-            x_BCHW = module(x_BCHW)
-            if i in self._ends:
-                maps[self._ends[i]] = x_BCHW
-        return maps

@@ -8,7 +8,7 @@ Legend of shape suffixes: B samples, C channels, H height, W width, Z latent.
 from torch import Tensor, nn
 
 from components.config import EncoderConfig
-from components.networks.encoder import INPUT_CHANNELS, Encoder, initialize_he, register_encoder
+from components.networks.encoder import INPUT_CHANNELS, Chain, initialize_he, register_encoder
 from components.networks.init import initialize_normal
 from components.networks.norm import BatchNorm2d, normalization
 
@@ -18,7 +18,7 @@ _SMALLEST_MAP = 4  # side that a generator starts from
 
 
 @register_encoder("dcgan")
-class DCGAN(Encoder):
+class DCGAN(Chain):
     """Layers conv1 to conv4 of the discriminator, each after its leaky rectifier (slope .2): maps have negative values.
 
     ``large``: as published for 64 px, 4 x 4 convolutions that halve the side four times. ``small``: the first one is
@@ -28,30 +28,19 @@ class DCGAN(Encoder):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config, {f"conv{i + 1}": units * config.width for i, units in enumerate(_CHANNELS)})
-        modules: list[nn.Module] = []
-        self._ends: dict[int, str] = {}  # position in `features`: the layer that ends there
+        stages: dict[str, list[nn.Module]] = {}
         before = INPUT_CHANNELS[config.input]
         for layer, channels in self.channels.items():
-            kernel, stride, padding = (4, 2, 1) if modules else _STEMS[config.stem]
-            norm = normalization(config.norm, channels) if modules else []
-            modules.append(nn.Conv2d(before, channels, kernel, stride, padding, bias=config.norm == "none"))
-            modules += norm
-            modules.append(nn.LeakyReLU(0.2, inplace=True))
-            self._ends[len(modules) - 1] = layer
+            kernel, stride, padding = (4, 2, 1) if stages else _STEMS[config.stem]
+            convolution = nn.Conv2d(before, channels, kernel, stride, padding, bias=config.norm == "none")
+            norm = normalization(config.norm, channels) if stages else []
+            stages[layer] = [convolution, *norm, nn.LeakyReLU(0.2, inplace=True)]
             before = channels
-        self.features = nn.Sequential(*modules)
+        self.chain(stages)
         if config.norm == "none":
             initialize_he(self)
         else:
             initialize_normal(self)
-
-    def encode(self, native_BCHW: Tensor) -> dict[str, Tensor]:
-        maps, x_BCHW = {}, native_BCHW
-        for i, module in enumerate(self.features):
-            x_BCHW = module(x_BCHW)
-            if i in self._ends:
-                maps[self._ends[i]] = x_BCHW
-        return maps
 
 
 def _doublings(size: int) -> int:

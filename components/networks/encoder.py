@@ -6,6 +6,7 @@ Legend of shape suffixes: B samples, C channels, H height, W width.
 """
 
 import importlib
+import itertools
 import json
 import os
 import pkgutil
@@ -89,6 +90,23 @@ class Encoder(nn.Module):
         for name in sorted(wanted - set(self.layers)):
             raise unknown(f"layer of {self.config.name}", name, self.layers)
         return tuple(layer for layer in self.layers if layer in wanted)
+
+
+class Chain(Encoder):
+    """Layers one behind the other; the keys are ``features.N``, counted on from layer to layer."""
+
+    def chain(self, stages: dict[str, list[nn.Module]]) -> None:
+        """``stages`` is {layer: the modules that lead from the layer before to its map}, shallow to deep."""
+        self.features = nn.Sequential(*itertools.chain.from_iterable(stages.values()))
+        self._ends = dict(zip(itertools.accumulate(map(len, stages.values())), stages, strict=True))
+
+    def encode(self, native_BCHW: Tensor) -> dict[str, Tensor]:
+        maps, x_BCHW = {}, native_BCHW
+        for number, module in enumerate(self.features, 1):
+            x_BCHW = module(x_BCHW)
+            if number in self._ends:
+                maps[self._ends[number]] = x_BCHW
+        return maps
 
 
 class TwoTrunks(Encoder):
