@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 # Rounded as in CIE 15 and in the image libraries that the papers' code called, so that figures can be compared.
 _XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
@@ -47,6 +48,11 @@ def lab_to_rgb(lab_B3HW: Tensor) -> Tensor:
     linear = _mix_channels(xyz, torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)))
     curved = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, curved, 12.92 * linear).clamp(0, 1)
+
+
+def grey_picture(l_B1HW: Tensor) -> Tensor:
+    """Lightness in [0, 100] as a picture without colours, (B, 3, H, W) in [0, 1]."""
+    return lab_to_rgb(F.pad(l_B1HW, (0, 0, 0, 0, 0, 2)))
 
 
 def luma(rgb_B3HW: Tensor) -> Tensor:

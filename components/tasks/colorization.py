@@ -152,6 +152,6 @@ class Colorization(Task):
         image_B3HW = inputs["image"]
         light_B1HW = color.rgb_to_lab(image_B3HW)[:, :1]
         ab_B2HW = F.interpolate(ab_B2HW, size=image_B3HW.shape[2:], mode="bilinear", align_corners=False)
-        grey_B3HW = color.lab_to_rgb(torch.cat([light_B1HW, torch.zeros_like(ab_B2HW)], dim=1))
+        grey_B3HW = color.grey_picture(light_B1HW)
         coloured_B3HW = color.lab_to_rgb(torch.cat([light_B1HW, ab_B2HW], dim=1))
         return {"input": grey_B3HW, "prediction": coloured_B3HW, "truth": image_B3HW}

@@ -7,7 +7,6 @@ the field `other`, or `another` of the same images.
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -22,11 +21,6 @@ from components.networks.resnet_generator import Translator
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 _ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))
-
-
-def grey_of(image_B3HW: Tensor) -> Tensor:
-    """The lightness of a picture, as a picture: (B, 3, H, W) in [0, 1]."""
-    return color.lab_to_rgb(F.pad(color.rgb_to_lab(image_B3HW)[:, :1], (0, 0, 0, 0, 0, 2)))
 
 
 @register
@@ -81,7 +75,9 @@ class CycleGAN(Task):
     @torch.no_grad()
     def inputs(self, batch: Batch, draws: Draws) -> Tensors:
         image_B3HW = batch["image"]
-        seen_B3HW = grey_of(image_B3HW) if self.options.domains == "grey" else image_B3HW
+        seen_B3HW = image_B3HW
+        if self.options.domains == "grey":
+            seen_B3HW = color.grey_picture(color.rgb_to_lab(image_B3HW)[:, :1])
         inputs = {"image": image_B3HW, "a": 2 * seen_B3HW - 1, "b": 2 * batch[self.domain_b] - 1}
         if self.options.pool:
             inputs |= {"swap": draws.bernoulli(0.5, 2), "slot": draws.integers(self.options.pool, 2)}

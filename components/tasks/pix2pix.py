@@ -21,12 +21,11 @@ from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 _AB = 110.0  # what a and b are divided by
 _ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def sobel(image_B3HW: Tensor) -> Tensor:
     """Outlines of a picture in [0, 1]: dark lines on white, (B, 3, H, W), as strong as the brightness changes there."""
-    luma_B1HW = (image_B3HW * image_B3HW.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    luma_B1HW = color.luma(image_B3HW)
     across_33 = luma_B1HW.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
     kernels_2133 = torch.stack([across_33, across_33.T])[:, None]
     slope_B2HW = F.conv2d(F.pad(luma_B1HW, (1, 1, 1, 1), mode="replicate"), kernels_2133)
@@ -119,18 +118,13 @@ class Pix2pix(Task):
         shown, picture_B3HW = inputs["shown"], inputs["picture"]
         made_B3HW = self._picture(shown, self(inputs)["prediction"].float())
         if shown.shape[1] == 1:  # the picture is given in colour, and was shown without
-            return {"input": _grey_picture(shown), "prediction": made_B3HW, "truth": picture_B3HW}
+            return {"input": color.grey_picture((shown + 1) * 50), "prediction": made_B3HW, "truth": picture_B3HW}
         return {"input": picture_B3HW, "prediction": made_B3HW, "truth": self._picture(shown, inputs["truth"])}
 
     def _picture(self, shown: Tensor, made: Tensor) -> Tensor:
         """What is made, (B, 1 to 3, H, W) in [-1, 1], as a picture (B, 3, H, W) in [0, 1]."""
         if made.shape[1] == 1:
-            return _grey_picture(made)
+            return color.grey_picture((made + 1) * 50)
         if made.shape[1] == 2:
             return color.lab_to_rgb(torch.cat([(shown + 1) * 50, made * _AB], 1))
         return (made + 1) / 2
-
-
-def _grey_picture(light_B1HW: Tensor) -> Tensor:
-    """Lightness in [-1, 1] as a picture (B, 3, H, W) in [0, 1]."""
-    return color.lab_to_rgb(F.pad((light_B1HW + 1) * 50, (0, 0, 0, 0, 0, 2)))

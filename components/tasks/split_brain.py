@@ -161,8 +161,7 @@ class SplitBrain(Task):
             painted_B3HW = torch.where(self.hidden_THW[0], first_B3HW, second_B3HW)
             seen_B3HW = image_B3HW.masked_fill(self.hidden_THW[0], 0.5)
             return {"input": seen_B3HW, "prediction": painted_B3HW, "truth": image_B3HW}
-        truth_B3HW[:, 1:] = 0
-        grey_B3HW = color.lab_to_rgb(truth_B3HW)
+        grey_B3HW = color.grey_picture(truth_B3HW[:, :1])
         return {"input": grey_B3HW, "prediction": first_B3HW, "lightness": second_B3HW, "truth": image_B3HW}
 
     def _values(self, name: str, prediction_BCHW: Tensor) -> Tensor:

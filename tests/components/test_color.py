@@ -147,6 +147,13 @@ def test_a_uniform_prior_weighs_all_the_same() -> None:
     assert color.rebalancing_weights(prior_Q, uniform=1.0).tolist() == pytest.approx([1.0, 1.0])
 
 
+def test_a_grey_picture_has_the_lightness_and_no_colour() -> None:
+    l_B1HW = color.rgb_to_lab(random_rgb(2, 3, 4, 4))[:, :1]
+    again_B3HW = color.rgb_to_lab(color.grey_picture(l_B1HW))
+    torch.testing.assert_close(again_B3HW[:, :1], l_B1HW, atol=2e-3, rtol=0)
+    assert again_B3HW[:, 1:].abs().max() < 0.02
+
+
 def test_luma_is_the_grey_of_pillow() -> None:
     from PIL import Image
 
