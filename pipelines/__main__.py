@@ -34,7 +34,10 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 Home = Annotated[
     Path,
     typer.Option(
-        metavar="FOLDER", envvar="GENOISE_HOME", help="Folder for the database, shards, checkpoints and encoders."
+        metavar="FOLDER",
+        envvar="GENOISE_HOME",
+        help="Folder for the database, shards, checkpoints and encoders.",
+        callback=Path.expanduser,  # Ray quotes the arguments of a job: no shell does it
     ),
 ]
 TrackingUri = Annotated[

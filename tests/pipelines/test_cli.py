@@ -283,6 +283,14 @@ def test_the_environment_sets_home_and_server(
     assert (session.home, session.tracking_uri, session.tracking) == (home, "http://h:5", "http://h:5")
 
 
+def test_a_home_may_start_with_a_tilde(
+    genoise: Command, pipeline: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    genoise("table", "--home", "~/genoise")
+    assert pipeline.calls[-1][-1].home == tmp_path / "genoise"
+
+
 def test_the_default_server_is_a_file_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert Session(Path("h")).tracking == f"sqlite:///{tmp_path}/h/mlflow.db"
