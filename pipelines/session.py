@@ -18,6 +18,10 @@ class Session:
         """The absolute folder called ``name`` in the home folder: data, runs, locks, cache or mlartifacts."""
         return self.home.absolute() / name
 
+    def run_folder(self, fingerprint: str) -> Path:
+        """Where the step with that fingerprint works: the same folder when it was cut off and is continued."""
+        return self.folder("runs") / fingerprint[:16]
+
     @property
     def tracking(self) -> str:
         """The tracking server's address: the one that was asked for, or the database in the home folder."""

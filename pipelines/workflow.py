@@ -77,8 +77,8 @@ class StepRun:
 
     @property
     def folder(self) -> Path:
-        """``<home>/runs/<fingerprint>``: the same folder when a step that was cut off is continued."""
-        folder = self.workflow.session.folder("runs") / self.fingerprint[:16]
+        """A folder of the step's own, which is there: see `Session.run_folder`."""
+        folder = self.workflow.session.run_folder(self.fingerprint)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

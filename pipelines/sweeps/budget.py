@@ -26,7 +26,7 @@ UNITS: dict[str, tuple[float, Unit]] = {
 }
 START_S = 12.0  # from the start of a Ray Train job to its first step, and from its last to its end: measured on 2 cores
 TIMED_STEPS = 3
-CLASSES = 10  # of a task that is only timed
+CLASSES = 10  # of a task that is only timed, or asked for its terms
 
 
 @dataclass(frozen=True)

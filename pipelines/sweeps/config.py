@@ -1,6 +1,5 @@
 """What a sweep is told, beside its recipes: how it searches, what it is after, and how much it may use."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -8,10 +7,10 @@ import torch
 
 from components.config import Recipe
 from components.data.order import Plan
-from components.engine import Engine
+from components.engine import Engine, Intervals
 from components.errors import UserError, unknown
 from components.tasks.base import Term
-from pipelines.sweeps.budget import Budget, noise
+from pipelines.sweeps.budget import CLASSES, Budget, noise
 from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.propose import SearcherName, grid_points
 from pipelines.sweeps.space import Space, space_of, terms_space
@@ -19,7 +18,6 @@ from pipelines.worker import make_task
 
 SchedulerName = Literal["none", "asha", "pbt"]
 TRIALS = 16  # where neither trials nor a budget are given
-CLASSES = 10  # of a task that is only asked for its terms
 
 
 @dataclass(frozen=True)
@@ -156,6 +154,5 @@ def steps_of(recipe: Recipe, samples: int) -> int:
 
 def probe_steps(recipe: Recipe, samples: int) -> list[int]:
     """The steps at which a training is probed, its last one among them."""
-    every = max(1, math.ceil(recipe.training.probe_every * samples / recipe.training.batch))
-    last = steps_of(recipe, samples)
+    every, last = Intervals.of(recipe.training, samples).probe, steps_of(recipe, samples)
     return [*range(every, last, every), last]

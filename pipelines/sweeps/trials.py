@@ -210,7 +210,7 @@ class Trials:
 
     def folder(self, recipe: Recipe) -> Path:
         """Where the training of a recipe works."""
-        return self.step_run.workflow.session.folder("runs") / pretrain_step(recipe).fingerprint[:16]
+        return self.step_run.workflow.session.run_folder(pretrain_step(recipe).fingerprint)
 
     def start_from(self, proposal: Proposal, donor: Proposal) -> None:
         """Give a trial the newest checkpoint of another: the state of a training whose weights were the same so far."""
