@@ -117,6 +117,24 @@ def test_a_killed_worker_is_replaced(new_home: MakeHome, undisturbed: Home) -> N
     check_same_weights(home, undisturbed)
 
 
+def test_a_killed_worker_costs_the_pool_of_images_nothing(new_home: MakeHome) -> None:
+    """CycleGAN: what its discriminators are shown of the past is part of the checkpoint."""
+    command = ["pretrain", "cyclegan", "--json", "--quiet"]
+    settings = sets({**SETTINGS, "training.epochs": 1, "encoder.width": 4, "options.pool": 8, "options.patch": 16})
+    homes = new_home(), new_home()
+    for home, killed in zip(homes, (True, False), strict=True):
+        running = home.start(*command, *settings)
+        if killed:
+            wait_for_mid_epoch(home, running)
+            kill(running.processes("RayTrainWorker")[0])
+        assert running.wait().code == 0
+    assert any(len(rank) > len(homes[1].lines()[0]) for rank in homes[0].lines())
+    states = [home.last_state() for home in homes]
+    assert differences(states[0], states[1]) == []
+    pools = {key: value for key, value in states[1]["engine"]["task"].items() if key.startswith("pool_")}
+    assert pools and all(value.any() for value in pools.values())
+
+
 def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, str], undisturbed: Home) -> None:
     home, run_id = cut_off
     backup = home.folder.with_name("cut_off")
