@@ -42,6 +42,11 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
 
 
+def absolute(url: str) -> str:
+    """``url`` as it reads from any working directory."""
+    return url if is_remote(url) else str(Path(url).absolute())
+
+
 def sha256_of(file: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()

@@ -46,7 +46,7 @@ from components.data.sources.base import Source, open_source
 from components.errors import UserError
 from infra.cluster import connect, cpus
 from infra.errors import OutsideError
-from infra.storage import Cache, Storage, is_remote
+from infra.storage import Cache, Storage, absolute, is_remote
 from pipelines import steps, terminal
 from pipelines.foreign import digest_of_tars, index_tars
 from pipelines.held import drop, held_at, lost, plans_of, read_record
@@ -92,7 +92,7 @@ def prepare_step(config: DataConfig) -> Step:
         return _open_step(config)
     content = _content(config.root)
     source = _open(config.model_dump_json(), content)
-    kept_where = {"url": _absolute(config.url)} if config.url else {}
+    kept_where = {"url": absolute(config.url)} if config.url else {}
     return Step(
         name="prepare",
         label=f"prepare {config.source}",
@@ -111,7 +111,7 @@ def _open_step(config: DataConfig) -> Step:
     """The step for shards that are there already; where somebody else wrote them, it makes their index."""
     if config.url is None:
         raise UserError("data.source=shards needs the place of the shards: --set data.url=FOLDER or s3://bucket/prefix")
-    url = _absolute(config.url)
+    url = absolute(config.url)
     index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
 
     def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
@@ -137,7 +137,7 @@ def _content(root: str | None) -> str:
 
 def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Value:
     session = run.workflow.session
-    url = _absolute(config.url or str(session.folder("data") / f"{config.source}-{run.fingerprint[:12]}"))
+    url = absolute(config.url or str(session.folder("data") / f"{config.source}-{run.fingerprint[:12]}"))
     storage = Storage(url)
     storage.check_writable()
     there = storage.list(FOLDER)  # of shards in the index, and some of a preparation that was cut off, perhaps
@@ -259,14 +259,10 @@ def expected_samples(config: DataConfig) -> dict[str, int]:
     """Samples per split, as far as can be known before an image is looked at: broken ones are still among them. Empty
     for shards that somebody else wrote, until they have an index."""
     if config.source == PREPARED:
-        url = _absolute(config.url or "")
+        url = absolute(config.url or "")
         index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
         return {split: index.samples(split) for split in index.splits} if index else {}
     return split_sizes(_open(config.model_dump_json(), _content(config.root)), config)
-
-
-def _absolute(url: str) -> str:
-    return url if is_remote(url) else str(Path(url).absolute())
 
 
 def _index_file(url: str, index: Index) -> str:

@@ -11,7 +11,7 @@ from components.data.verify import ShardState, look_at, one_by_one
 from components.errors import UserError
 from infra.cluster import connect
 from infra.errors import OutsideError
-from infra.storage import Storage, is_remote
+from infra.storage import Storage, absolute, is_remote
 from pipelines import terminal
 from pipelines.parallel import in_parallel
 from pipelines.prepare import read_index_at
@@ -27,7 +27,7 @@ def verify(url: str, samples: int, session: Session) -> dict[str, Any]:
 
     Raises UserError, with the names of the shards, where anything is not as it should be.
     """
-    url = url if is_remote(url) else str(Path(url).absolute())
+    url = absolute(url)
     shards = [one.model_dump(mode="json") for one in one_by_one(read_index_at(url))]
     cores = int(connect(session.address)["CPU"])
     states: list[ShardState] = []

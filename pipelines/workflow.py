@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from components.errors import Stopped
 from infra.errors import OutsideError
-from infra.storage import Storage, is_remote, sha256_of
+from infra.storage import Storage, absolute, is_remote, sha256_of
 from infra.tracking import FINGERPRINT, TAG_LIMIT, RunInfo, Tracker, open_tracker
 from pipelines.locks import Lock
 from pipelines.session import Session
@@ -101,8 +101,7 @@ class StepRun:
 
         ``sha256`` of a file is compared at the end of the step; the size is compared at every reuse.
         """
-        text = str(url)
-        self.outputs.append((Output(text if is_remote(text) else str(Path(text).absolute())), sha256))
+        self.outputs.append((Output(absolute(str(url))), sha256))
 
     def verify(self, check: Callable[[], bool]) -> None:
         """Have ``check`` called after the body; the step fails unless it returns True."""
