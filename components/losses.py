@@ -132,6 +132,16 @@ def r1(critic: Callable[..., Tensor], *points: Tensor) -> Tensor:
     return squares_B.mean() / 2
 
 
+def mode_seeking(first_BCHW: Tensor, second_BCHW: Tensor, first_BZ: Tensor, second_BZ: Tensor) -> Tensor:
+    """1 / ratio, the ratio of the distance of two pictures of one condition to that of the noise they are made from.
+
+    Both distances are mean absolute differences. Source: Mao et al. 2019 (MSGAN), equation 2, as its authors' code
+    minimizes it, but sample by sample, so that it is a mean over samples.
+    """
+    pictures_B = (_full(first_BCHW) - _full(second_BCHW)).abs().flatten(1).mean(1)
+    return (1 / (pictures_B / (first_BZ - second_BZ).abs().mean(1) + 1e-5)).mean()
+
+
 @torch.no_grad()
 def accuracies(real_B: Tensor, fake_B: Tensor, form: Form = "non_saturating") -> dict[str, Tensor]:
     """What a discriminator gets right, each in [0, 1]; nothing for a Wasserstein critic, whose zero means nothing."""

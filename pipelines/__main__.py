@@ -383,6 +383,10 @@ def measure(
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="val, or test for the last word.")] = "val",
     samples: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only so many samples of it.")] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Run of the recipe supervised: do pictures show their sample's class?"),
+    ] = None,
     seed: PictureSeed = 0,
     set_: Set = None,
     dry_run: DryRun = False,
@@ -395,13 +399,15 @@ def measure(
     """Measure the pictures that a trained run makes.
 
     L1, PSNR and SSIM where there is a truth for every sample; with an extractor also the Fréchet and the kernel
-    distance between its features of made and of real pictures.
+    distance between its features of made and of real pictures; with a classifier the share of pictures that show the
+    class of their sample.
 
     \b
     Examples:
       genoise measure --run runs:/0123abcd
       genoise measure --run runs:/0123abcd --extractor models:/genoise-cifar10@best
       genoise measure --run runs:/0123abcd --extractor ./inception-2015-12-05.pt --split test
+      genoise measure --run runs:/0123abcd --classifier runs:/4567cdef
     """
     from components.pictures.measure import MeasureConfig
 
@@ -413,9 +419,9 @@ def measure(
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
     if dry_run:
-        terminal.show_plan(pipeline.plan(run, extractor, config, set_ or [], session), json_)
+        terminal.show_plan(pipeline.plan(run, extractor, config, set_ or [], session, classifier), json_)
         return
-    result = pipeline.measure(run, extractor, config, set_ or [], session)
+    result = pipeline.measure(run, extractor, config, set_ or [], session, classifier)
     before = " before, reused" if result.reused else ""
     terminal.show_rows(
         pipeline.rows(result.value), f"measured on {result.value['n']} samples{before}: run {result.run_id}"

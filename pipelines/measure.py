@@ -12,6 +12,7 @@ import torch
 from components.config import Recipe
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
+from components.pictures.classes import ByClass
 from components.pictures.extractors import Extractor, encoder_extractor, script_extractor
 from components.pictures.measure import MeasureConfig, measure_pictures, picture_rows
 from infra.cluster import connect
@@ -34,22 +35,33 @@ Files = dict[str, bytes]
 
 
 def measure(
-    run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session
+    run: str,
+    extractor: str | None,
+    config: MeasureConfig,
+    overrides: list[str],
+    session: Session,
+    classifier: str | None = None,
 ) -> StepResult:
     """Measure the pictures of a trained run (``runs:/ID`` or a folder).
 
     ``extractor``: an encoder as `transfer` takes it, or a TorchScript file; without it only what has a truth is
-    measured. ``overrides``: ``data.key=value``, where the data is not where it was. The value is a
+    measured. ``overrides``: ``data.key=value``, where the data is not where it was. ``classifier``: a trained run of
+    the task supervised, which judges whether pictures show the class of their sample. The value is a
     `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
     """
-    return steps.run([measure_step(run, extractor, config, overrides, session)], session, "measure")[0]
+    return steps.run([measure_step(run, extractor, config, overrides, session, classifier)], session, "measure")[0]
 
 
 def plan(
-    run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session
+    run: str,
+    extractor: str | None,
+    config: MeasureConfig,
+    overrides: list[str],
+    session: Session,
+    classifier: str | None = None,
 ) -> list[Planned]:
     """The steps that `measure` would run or reuse."""
-    return steps.plan([measure_step(run, extractor, config, overrides, session)], session)
+    return steps.plan([measure_step(run, extractor, config, overrides, session, classifier)], session)
 
 
 def rows(value: Value) -> list[dict[str, Any]]:
@@ -58,12 +70,18 @@ def rows(value: Value) -> list[dict[str, Any]]:
 
 
 def measure_step(
-    run: str, extractor: str | None, config: MeasureConfig, overrides: list[str], session: Session
+    run: str,
+    extractor: str | None,
+    config: MeasureConfig,
+    overrides: list[str],
+    session: Session,
+    classifier: str | None = None,
 ) -> Step:
     """The step that measures; see `measure`."""
     folder = fetch_task(run, session)
     recipe = recipe_of(folder, overrides)
     files, digest = _extractor_files(extractor, config, session)
+    judge, judge_digest = _classifier_files(classifier, session)
     trained = {
         "weights": sha256_of(folder / TASK_FILE),
         "recipe": recipe.model_dump(mode="json", include={"task", "options", "encoder"}),
@@ -73,11 +91,30 @@ def measure_step(
         name="measure",
         label=f"measure {recipe.name}, {config.split}",
         version=VERSION,
-        config={"trained": trained, "extractor": digest, "measure": config.model_dump(mode="json")},
-        body=lambda step, inputs: _measure(step, inputs[0], recipe, folder, files, config),
+        config={"trained": trained, "extractor": digest, "measure": config.model_dump(mode="json"), **judge_digest},
+        body=lambda step, inputs: _measure(step, inputs[0], recipe, folder, files, judge, config),
         inputs=(prepare_step(recipe.data),),
-        params={"run": run, "extractor": extractor or "none", "measure": config.model_dump(mode="json")},
+        params={
+            "run": run,
+            "extractor": extractor or "none",
+            "classifier": classifier or "none",
+            "measure": config.model_dump(mode="json"),
+        },
     )
+
+
+def _classifier_files(uri: str | None, session: Session) -> tuple[Files, dict[str, Any]]:
+    """The files of a trained run that classifies, and what a fingerprint has to say of it."""
+    if uri is None:
+        return {}, {}
+    folder = fetch_task(uri, session)
+    recipe = recipe_of(folder)
+    if recipe.task != "supervised":
+        raise UserError(
+            f"--classifier {uri}: task {recipe.task!r} tells no classes: a run of the recipe supervised would be right"
+        )
+    files = {name: (folder / name).read_bytes() for name in (TASK_FILE, RECIPE_FILE)}
+    return files, {"classifier": {"weights": sha256_of(folder / TASK_FILE), "encoder": recipe.encoder.canonical()}}
 
 
 def _extractor_files(uri: str | None, config: MeasureConfig, session: Session) -> tuple[Files, dict[str, str]]:
@@ -113,7 +150,13 @@ def _unpack(files: Files, folder: Path) -> None:
 
 
 def _measure(
-    step: StepRun, prepared: StepResult, recipe: Recipe, folder: Path, extractor: Files, config: MeasureConfig
+    step: StepRun,
+    prepared: StepResult,
+    recipe: Recipe,
+    folder: Path,
+    extractor: Files,
+    classifier: Files,
+    config: MeasureConfig,
 ) -> Value:
     """Measure where there is a free core or GPU; log the figures, the first pictures and the worst ones."""
     session = step.workflow.session
@@ -124,9 +167,10 @@ def _measure(
         "index_file": prepared.value["index_file"],
         "size": recipe.data.size,
         "cache": str(session.folder("cache")),
+        "classes": prepared.value["classes"],
     }
     task = _run.options(num_cpus=1, num_gpus=1 if gpus else 0)
-    value, pictures = ray.get(task.remote(files, data, extractor, config.model_dump()))
+    value, pictures = ray.get(task.remote(files, data, extractor, classifier, config.model_dump()))
     step.tracker.log_dict(step.run_id, value, "pictures.json")
     metrics = {f"{config.split}/{title}/{k}": v for title, each in value["values"].items() for k, v in each.items()}
     step.log_metrics(metrics)
@@ -137,8 +181,8 @@ def _measure(
 
 
 @ray.remote(max_retries=3)
-def _run(files: Files, data: Value, extractor: Files, config: Value) -> tuple[Value, dict[str, Any]]:
-    """Load task and extractor, measure; returns the score as JSON, and pictures by name."""
+def _run(files: Files, data: Value, extractor: Files, classifier: Files, config: Value) -> tuple[Value, dict[str, Any]]:
+    """Load task, extractor and classifier, measure; returns the score as JSON, and pictures by name."""
     on = device()
     if on.type == "cpu":
         resources = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]  # Ray's own
@@ -147,8 +191,10 @@ def _run(files: Files, data: Value, extractor: Files, config: Value) -> tuple[Va
         _unpack(files, Path(folder))
         task = load_task(Path(folder), data["size"]).task.to(on)
     chosen = MeasureConfig.model_validate(config)
-    split = Streams.open(data, chosen.split, task.needs)
-    score = measure_pictures(task, split, chosen, _with_digest(extractor, chosen.layer, on), on)
+    by_class = _by_class(classifier, data, on)
+    needs = tuple(dict.fromkeys([*task.needs, "image", "label"])) if by_class else task.needs
+    split = Streams.open(data, chosen.split, needs)
+    score = measure_pictures(task, split, chosen, _with_digest(extractor, chosen.layer, on), on, by_class)
     first = np.arange(min(SHOWN, len(split)))
     shown = {"first": first} | ({"worst": np.array(score.worst)} if score.worst else {})
     pictures = {
@@ -156,6 +202,27 @@ def _run(files: Files, data: Value, extractor: Files, config: Value) -> tuple[Va
         for name, ids in shown.items()
     }
     return score.model_dump(mode="json"), pictures
+
+
+def _by_class(files: Files, data: Value, on: torch.device) -> ByClass | None:
+    """What judges classes; UserError where the classifier knows others than the data has."""
+    if not files:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        _unpack(files, Path(folder))
+        trained = load_task(Path(folder), data["size"])
+        protocol = {"sha256": sha256_of(Path(folder) / TASK_FILE), "encoder": trained.recipe.encoder.model_dump()}
+    if trained.classes != data["classes"]:
+        raise UserError(
+            f"--classifier knows {trained.classes} classes, and the data has {data['classes']}: train it on this data"
+        )
+    task = trained.task.to(on)
+
+    def says(picture_B3HW: torch.Tensor) -> torch.Tensor:
+        logits_BK: torch.Tensor = task({"image": picture_B3HW.float() / 255})["logits"]
+        return logits_BK.argmax(1)
+
+    return ByClass(says, trained.classes, protocol)
 
 
 def _with_digest(files: Files, layer: str | None, on: torch.device) -> Extractor | None:

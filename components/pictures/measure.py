@@ -14,17 +14,19 @@ from components.config import Config
 from components.data.scramble import Int64, make_key, permute
 from components.errors import UserError
 from components.losses import psnr
+from components.pictures.classes import ByClass
 from components.pictures.distances import SUBSETS, frechet_distance, kernel_distance
 from components.pictures.extractors import Extractor
 from components.pictures.make import make_pictures
 from components.pictures.similarity import l1, ssim
-from components.tasks.base import Task, Tensors
+from components.tasks.base import Batch, Task, Tensors
 
 PROTOCOL = "pictures/1"  # changes with anything that changes values
 BATCH = 64
 SMALLEST = 11  # side in pixels from which on there is a structural similarity
 COMPARED = ("prediction", "input")  # with the truth; the input as it is: what doing nothing would get
 MEASURED = ("prediction", "generated", "input")  # as sets
+REAL = "real"  # title of the samples' own pictures, where a classifier judges
 
 
 class Dataset(Protocol):
@@ -54,21 +56,27 @@ class PictureScore(Config):
 
     split: Literal["val", "test"]
     n: int = Field(ge=1, description="samples")
-    values: dict[str, dict[str, float]] = Field(description="{prediction, generated or input: {metric: value}}")
+    values: dict[str, dict[str, float]] = Field(description="{prediction, generated, input or real: {metric: value}}")
     warnings: tuple[str, ...]
     worst: tuple[int, ...] = Field(description="samples whose prediction is least like the truth, worst first")
     protocol: dict[str, Any]
 
 
 def measure_pictures(
-    task: Task, data: Dataset, config: MeasureConfig, extractor: Extractor | None, device: torch.device
+    task: Task,
+    data: Dataset,
+    config: MeasureConfig,
+    extractor: Extractor | None,
+    device: torch.device,
+    by_class: ByClass | None = None,
 ) -> PictureScore:
     """Make a picture of every sample and measure it, and beside it what else the task shows: its input as it is, and
     pictures "generated" of noise where the prediction is made of an image.
 
     With a truth per sample: means of l1 (in [0, 1]), psnr (decibels) and ssim. With an extractor: ``frechet`` and
     ``kernel`` with its standard error, against the truths, else the pictures of the field ``other`` where the task
-    needs one (the other domain), else the samples' own. Raises UserError where nothing can be measured.
+    needs one (the other domain), else the samples' own. With ``by_class`` (the samples need labels) also what it says,
+    and of the samples' own pictures. Raises UserError where nothing can be measured.
     """
     ids = chosen(len(data), config.samples)
     if extractor and len(ids) < 2 * SUBSETS:
@@ -79,8 +87,11 @@ def measure_pictures(
     similar: dict[str, dict[str, list[Tensor]]] = {}
     features: dict[str, list[Tensor]] = {}
     for start in range(0, len(ids), BATCH):
-        rows, reference_B3HW = _rows(task, data, ids[start : start + BATCH], config.seed, device)
+        batch = data.get(ids[start : start + BATCH])
+        rows, reference_B3HW = _rows(task, batch, ids[start : start + BATCH], config.seed, device)
         shown = [title for title in MEASURED if title in rows]
+        if by_class:
+            by_class.add({**{t: rows[t] for t in shown}, REAL: batch["image"].to(device)}, batch["label"].to(device))
         for title in COMPARED:
             if {title, "truth"} <= rows.keys() and rows[title].shape == rows["truth"].shape:
                 for name, values_B in _similarities(rows[title], rows["truth"]).items():
@@ -88,20 +99,25 @@ def measure_pictures(
         if extractor:
             for title, picture_B3HW in {"reference": reference_B3HW, **{title: rows[title] for title in shown}}.items():
                 features.setdefault(title, []).append(extractor(picture_B3HW, config.resize))
-    if not (similar or features):
-        raise UserError(f"task {task.name!r} has no truth to compare its pictures with: give an extractor")
+    if not (similar or features or by_class):
+        raise UserError(
+            f"task {task.name!r} has no truth to compare its pictures with: give an extractor, or a classifier"
+        )
     by_sample = {title: {name: torch.cat(parts) for name, parts in each.items()} for title, each in similar.items()}
     values = {title: {name: float(v.mean()) for name, v in each.items()} for title, each in by_sample.items()}
     joined = {title: torch.cat(parts) for title, parts in features.items()}
     for title in joined.keys() - {"reference"}:
         values.setdefault(title, {}).update(_distances(joined["reference"], joined[title]))
+    if by_class:
+        for title in by_class.titles:
+            values.setdefault(title, {}).update(by_class.values(title, REAL))
     return PictureScore(
         split=config.split,
         n=len(ids),
-        values={title: values[title] for title in MEASURED if title in values},
+        values={title: values[title] for title in (*MEASURED, REAL) if title in values},
         warnings=_warnings(extractor, joined, by_sample),
         worst=_worst(ids, by_sample),
-        protocol=_protocol(task, config, extractor, joined),
+        protocol=_protocol(task, config, extractor, joined) | ({"classifier": by_class.protocol} if by_class else {}),
     )
 
 
@@ -114,12 +130,11 @@ def chosen(total: int, samples: int | None) -> Int64:
 
 def picture_rows(task: Task, data: Dataset, ids: Int64, seed: int, device: torch.device) -> Tensors:
     """{title: uint8 (B, 3, H, W)}: the pictures of the samples ``ids``, as they were measured."""
-    return _rows(task, data, ids, seed, device)[0]
+    return _rows(task, data.get(ids), ids, seed, device)[0]
 
 
-def _rows(task: Task, data: Dataset, ids: Int64, seed: int, device: torch.device) -> tuple[Tensors, Tensor]:
-    """What the task makes of the samples ``ids``, and the real pictures to compare them with as a set."""
-    batch = data.get(ids)
+def _rows(task: Task, batch: Batch, ids: Int64, seed: int, device: torch.device) -> tuple[Tensors, Tensor]:
+    """What the task makes of ``batch``, the samples ``ids``, and the real pictures to compare them with as a set."""
     rows = make_pictures(task, batch, torch.from_numpy(ids), seed, device)
     real_B3HW = batch["other" if "other" in task.needs else "image"].to(device)
     return rows, rows.get("truth", real_B3HW)

@@ -27,7 +27,8 @@ class ConditionalGan(Task):
     """A GAN whose players each embed the condition, a label, a vector or a picture, with a network of their own.
 
     The generator's embedding goes beside the noise; the discriminator's is projected on its features, behind the
-    encoder. Running statistics of the encoder's batch normalization are those of real pictures.
+    encoder. Running statistics of the encoder's batch normalization are those of real pictures. A generator that is
+    told what to show tends to forget the noise; mode seeking asks it for two different pictures of each condition.
     """
 
     name = "cgan"
@@ -38,6 +39,7 @@ class ConditionalGan(Task):
         "adversarial": Term(1.0, "Mirza & Osindero 2014, equation 2; Goodfellow et al. 2014, section 3", (0.1, 10.0)),
         "gradient_penalty": Term(10.0, "Gulrajani et al. 2017, equation 3: lambda", (1.0, 100.0), optional=True),
         "r1": Term(10.0, "Mescheder et al. 2018, equation 9: gamma", (0.1, 100.0), optional=True),
+        "mode_seeking": Term(1.0, "Mao et al. 2019 (MSGAN), equations 2 and 3", (0.01, 10.0), optional=True),
     }
     players = {
         "discriminator": Player(("discriminator",), _ADAM, detached=True),
@@ -52,6 +54,7 @@ class ConditionalGan(Task):
             description="a label, a vector (the mean colour), or a picture (the data's edges, or the other of a pair)",
         )
         embedding: int = Field(50, ge=1, description="numbers in which the generator is told the condition")
+        mode_seeking: bool = Field(False, description="also ask for different pictures from different noise")
 
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
@@ -68,7 +71,9 @@ class ConditionalGan(Task):
                 return VectorCondition(3, features)
             return PictureCondition(image_size, encoder.width, features)
 
-        self.terms = {name: t for name, t in self.terms.items() if name not in PENALTIES or name == options.penalty}
+        asked = {options.penalty} | ({"mode_seeking"} if options.mode_seeking else set())
+        left_out = {*PENALTIES, "mode_seeking"} - asked
+        self.terms = {name: term for name, term in self.terms.items() if name not in left_out}
         self.players = self.players | {"generator": replace(self.players["generator"], every=options.critic_steps)}
         self.discriminator = Discriminator(options, encoder, image_size, embed)
         self.condition = embed(options.embedding)
@@ -79,16 +84,25 @@ class ConditionalGan(Task):
         condition = batch[self.field]
         if self.options.condition == "colour":
             condition = 2 * condition.mean((2, 3)) - 1
-        return {"real": 2 * batch["image"] - 1, "condition": condition, **self.options.draw(draws)}
+        inputs = {"real": 2 * batch["image"] - 1, "condition": condition, **self.options.draw(draws)}
+        if self.options.mode_seeking:
+            inputs["second_z"] = self.options.draw(draws)["z"]
+        return inputs
 
     def forward(self, inputs: Tensors) -> Tensors:
         told_BF = self.condition(inputs["condition"])
-        return {"prediction": self.generator(torch.cat([inputs["z"], told_BF], dim=1))}
+        noises = [inputs[name] for name in ("z", "second_z") if name in inputs]
+        made = self.generator(torch.cat([torch.cat([z_BZ, told_BF], dim=1) for z_BZ in noises]))
+        return dict(zip(("prediction", "second"), made.chunk(len(noises)), strict=False))
 
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         fake_B3HW, condition = outputs["prediction"].float(), inputs["condition"]
         if player == "generator":
-            return {"adversarial": losses.adversarial(self.discriminator(fake_B3HW, condition), self.options.form)}
+            terms = {"adversarial": losses.adversarial(self.discriminator(fake_B3HW, condition), self.options.form)}
+            if "second" in outputs:
+                z_BZ, second_BZ = inputs["z"], inputs["second_z"]
+                terms["mode_seeking"] = losses.mode_seeking(fake_B3HW, outputs["second"], z_BZ, second_BZ)
+            return terms
         return self.discriminator.losses(inputs["real"], fake_B3HW, inputs["share"], condition)
 
     def encoder(self) -> Encoder:

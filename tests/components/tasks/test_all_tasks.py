@@ -20,6 +20,7 @@ TRAINED: list[tuple[str, dict[str, Any]]] = [
     ("cgan", {}),
     ("cgan", {"condition": "colour", "prior": "normal"}),
     ("cgan", {"condition": "edges"}),
+    ("cgan", {"mode_seeking": True}),
     ("gan", {}),
     ("gan", {"form": "least_squares", "spectral_norm": True}),
     ("colorization", {}),
