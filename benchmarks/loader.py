@@ -5,14 +5,16 @@
 256 px JPEGs, a random 224 px window of each, mirrored in half of the cases, batches of uint8 on the device (without a
 GPU: in memory). All contestants use the same number of cores and take turns in every round; no decoded image is kept.
 
-    in memory     simplejpeg alone, into one buffer per thread: no crop, no flip, no batch; the limit
-    loader        ours, from shards in a folder, in the shuffled order; flips are the device's, here the CPU's
-    loader, s3    the same from a bucket (rclone, on this machine), the local copies warm
-    webdataset    WebDataset, shuffled, Pillow, crop and flip, batched by torch's DataLoader in worker processes
-    folder        torch's DataLoader over a folder of the same files: Pillow, crop and flip, worker processes
+    in memory        simplejpeg alone, into one buffer per thread: no crop, no flip, no batch; the limit
+    loader, whole    ours, from shards in a folder, in the shuffled order: no crop, no flip
+    loader, window   the same with a random window: what a GPU is given, which mirrors by itself
+    loader           the same, mirrored by the CPU
+    loader, s3       the same from a bucket (rclone, on this machine), the local copies warm
+    webdataset       WebDataset, shuffled, Pillow, crop and flip, batched by torch's DataLoader in worker processes
+    folder           torch's DataLoader over a folder of the same files: Pillow, crop and flip, worker processes
 
-The ratios are medians over rounds, with their quartiles. 32 px PNGs are measured without the others: they are what
-CIFAR is stored as, and stay decoded in memory after one epoch ("cached").
+Loaders are timed from their first batch on. The ratios are medians over rounds, with their quartiles. 32 px PNGs are
+measured without the others: they are what CIFAR is stored as, and stay decoded in memory after one epoch ("cached").
 """
 
 import argparse
@@ -35,7 +37,7 @@ import torch
 from PIL import Image
 
 from benchmarks._rounds import parse, parser_of, spread
-from components.data.dataset import ShardedDataset
+from components.data.dataset import ShardedDataset, pixels
 from components.data.images import UInt8, decode, encode_png
 from components.data.loader import Loader
 from components.data.order import Order, Plan
@@ -44,6 +46,7 @@ from components.data.shards import Index, write_shard
 from components.data.sources.base import Sample
 
 SHARDS = 8
+EPOCHS = 4
 PHOTO, WINDOW, TOY = 256, 224, 32
 Speed = Callable[[int], float]  # round -> images per second
 Crop = Callable[[bytes], torch.Tensor]
@@ -77,7 +80,7 @@ def in_memory(encoded: list[bytes], size: int, threads: int) -> float:
     """Images per second of decoding alone: every thread its own part, nothing kept."""
 
     def part(number: int) -> None:
-        buffer = np.empty((size, size, 3), np.uint8)
+        buffer = pixels((size, size, 3))
         for data in encoded[number::threads]:
             if size == PHOTO:
                 simplejpeg.decode_jpeg(data, "RGB", buffer=buffer)
@@ -97,15 +100,13 @@ def flip(image_B3HW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return image_B3HW
 
 
-def loaded(data: ShardedDataset, batch: int, threads: int, seed: int) -> float:
-    """Images per second of two epochs; mirrored where a window is cut out."""
+def loaded(data: ShardedDataset, mirrored: bool, options: argparse.Namespace, seed: int) -> float:
+    """Images per second of some epochs."""
     generator = torch.Generator().manual_seed(seed)
-    plan = Plan(len(data), batch, 2)
-    began = time.perf_counter()
-    for each in Loader(data, Order(data.shard_sizes, seed), plan, threads=threads).iterate():
-        if data.margin:
-            flip(each.batch["image"], generator)
-    return plan.total / (time.perf_counter() - began)
+    plan = Plan(len(data), options.batch, EPOCHS)
+    loader = Loader(data, Order(data.shard_sizes, seed), plan, threads=options.threads)
+    images = (each.batch["image"] for each in loader.iterate())
+    return drained((flip(image, generator) for image in images) if mirrored else images, plan.total)
 
 
 def crop_with_pillow(data: bytes) -> torch.Tensor:
@@ -207,18 +208,19 @@ def photos(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, flo
     def here(name: str) -> Path:
         return folder / "shards" / name
 
-    def ours(fetch: Callable[[str], Path], size: int, margin: int) -> Speed:
+    def ours(fetch: Callable[[str], Path], size: int, margin: int, mirrored: bool) -> Speed:
         data = ShardedDataset(index, "train", fetch, size, margin=margin, cache_bytes=0)
-        return lambda seed: loaded(data, options.batch, options.threads, seed)
+        return lambda seed: loaded(data, mirrored, options, seed)
 
     count = len(encoded)
     with bucket(folder / "shards", index, folder) as fetch:
         return compare(
             {
                 "in memory": lambda _: in_memory(encoded, PHOTO, options.threads),
-                "loader, whole": ours(here, PHOTO, 0),
-                "loader": ours(here, WINDOW, margin),
-                "loader, s3": ours(fetch, WINDOW, margin),
+                "loader, whole": ours(here, PHOTO, 0, mirrored=False),
+                "loader, window": ours(here, WINDOW, margin, mirrored=False),
+                "loader": ours(here, WINDOW, margin, mirrored=True),
+                "loader, s3": ours(fetch, WINDOW, margin, mirrored=True),
                 "webdataset": lambda _: webdataset(folder / "shards", count, options),
                 "folder": lambda _: folder_loader(folder / "files", count, options),
             },
@@ -234,8 +236,8 @@ def toys(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float
     return compare(
         {
             "in memory": lambda _: in_memory(encoded, TOY, options.threads),
-            "loader": lambda seed: loaded(cold, options.batch, options.threads, seed),
-            "cached": lambda seed: loaded(warm, options.batch, options.threads, seed),
+            "loader": lambda seed: loaded(cold, False, options, seed),
+            "cached": lambda seed: loaded(warm, False, options, seed),
         },
         options.rounds,
     )

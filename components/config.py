@@ -100,10 +100,13 @@ class OptimizerConfig(Config):
 
 
 class AugmentConfig(Config):
-    """Augmentation on the device, in batches, drawn for the global batch (see components.draws)."""
+    """Drawn for the global batch (see components.draws); on the device, but for windows, which the loader cuts."""
 
     flip: bool = Field(True, description="mirror left and right with probability one half")
     shift: int = Field(0, ge=0, description="random translation by up to that many pixels, borders reflected")
+    crop: int = Field(
+        0, ge=0, description="pictures are that many pixels larger than `data.size`, and a random window is trained on"
+    )
 
 
 class TrainingConfig(Config):

@@ -278,9 +278,10 @@ def read_index_at(url: str, name: str = INDEX_NAME) -> Index:
 
 def open_split(data: Value, split: str, fields: Sequence[str]) -> ShardedDataset:
     """A split of a prepared data set. ``data``: ``url``, ``index_file`` (else the newest), ``size`` in pixels, the
-    ``cache`` folder for remote shards."""
+    ``cache`` folder for remote shards; and ``margin`` (else 0), by which pictures are larger than their window."""
     index = open_index(data)
-    return ShardedDataset(index, split, fetcher(data["url"], index, Path(data["cache"])), data["size"], fields)
+    fetch = fetcher(data["url"], index, Path(data["cache"]))
+    return ShardedDataset(index, split, fetch, data["size"], fields, data.get("margin", 0))
 
 
 def open_index(data: Value) -> Index:

@@ -77,6 +77,8 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
     players = get_task(recipe.task).players
     training = {key: value for key, value in what["training"].items() if key not in HOW}
+    if not recipe.training.augment.crop:
+        del training["augment"]["crop"]  # the key came later: what was trained without it stays known
     what["options"] = identified(recipe)
     what["training"] = training if players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
@@ -136,6 +138,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | No
         "index_file": prepared.value["index_file"],
         "classes": prepared.value["classes"],
         "size": recipe.data.size,
+        "margin": recipe.training.augment.crop,
         "encoders": encoders,
         "cache": str(session.folder("cache")),
         "run_id": run.run_id,

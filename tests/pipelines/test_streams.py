@@ -1,11 +1,21 @@
 """What joins a sample from the other streams."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
+from components.config import DataConfig
+from components.data.order import Plan
 from components.data.scramble import Int64
+from components.draws import Draws
+from components.parallel import World
+from pipelines import pretrain
+from pipelines.recipes import load_recipe
 from pipelines.streams import Streams
+from tests.components.data.conftest import prepare_into
 
 
 class Numbers:
@@ -34,3 +44,66 @@ def test_every_sample_is_joined_by_another_one_and_nobody_joins_twice() -> None:
     assert (batch["another"] != batch["image"]).all()
     parts = torch.cat([samples.get(ids[:3])["other"], samples.get(ids[3:])["other"]])
     assert torch.equal(parts, batch["other"])
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    """60 scenes of 28 px, of which windows of 24 px are trained on."""
+    data = DataConfig(source="shapes", size=28, samples=60, shard_samples=25)
+    prepare_into(data, tmp_path / "shards")
+    return {"url": str(tmp_path / "shards"), "size": 24, "margin": 4, "cache": str(tmp_path / "cache")}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_training_sees_a_window_that_belongs_to_the_position_and_others_the_centre(
+    job: dict[str, Any], ranks: int
+) -> None:
+    streams = Streams.open(job, "train", ["image", "mask"])
+    whole = Streams.open({**job, "size": 28, "margin": 0}, "train", ["image", "mask"])
+    seen: set[tuple[int, int]] = set()
+    for rank in range(ranks):
+        for loaded in streams.load(Plan(60, 20, 2), 3, World(rank, ranks), torch.device("cpu")).iterate():
+            expected = whole.get(loaded.ids)
+            corners = Draws(3, loaded.positions, "crop image").integers(5, 2).tolist()
+            for row, (top, left) in enumerate(corners):
+                for field in ("image", "mask"):
+                    window = expected[field][row, ..., top : top + 24, left : left + 24]
+                    assert torch.equal(loaded.batch[field][row], window)
+                seen.add((top, left))
+    assert len(seen) > 20, "of 25 places"
+    assert torch.equal(streams.examples(8)["image"], whole.examples(8)["image"][..., 2:26, 2:26])
+
+
+def test_the_crop_of_a_recipe_reaches_its_training(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Opened(Exception):
+        pass
+
+    def stop(data: dict[str, Any], split: str, needs: list[str]) -> None:
+        raise Opened(original(data, split, needs).own)
+
+    original = Streams.open
+    monkeypatch.setattr(Streams, "open", stop)
+    nobody: Any = SimpleNamespace(log_params=print, describe=print, log_text=print)
+    session = SimpleNamespace(folder=lambda name: tmp_path / name)
+    run: Any = SimpleNamespace(
+        workflow=SimpleNamespace(session=session), tracker=nobody, run_id="r", folder=tmp_path, recorder=None
+    )
+    prepared: Any = SimpleNamespace(
+        value={"url": job["url"], "index_file": f"{job['url']}/index.json", "classes": 0, "samples": {"train": 60}}
+    )
+    recipe = load_recipe("autoencoder", ["training.augment.crop=4", "data.size=24", "training.batch=20"])
+    with pytest.raises(Opened) as caught:
+        pretrain._train(recipe, prepared, run, None)
+    (own,) = caught.value.args
+    assert (own.size, own.margin) == (24, 4)
+
+
+def test_a_crop_is_another_training_and_none_is_the_one_before_there_were_any() -> None:
+    def step(*settings: str) -> Any:
+        return pretrain.pretrain_step(load_recipe("autoencoder", settings))
+
+    assert step().config["training"]["augment"].keys() == {"flip", "shift"}
+    assert step("training.augment.crop=0").fingerprint == step().fingerprint
+    assert step("training.augment.crop=4").fingerprint != step().fingerprint

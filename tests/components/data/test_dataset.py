@@ -54,6 +54,14 @@ def test_shapes_types_and_values(scenes: tuple[Path, Index]) -> None:
     assert data.member(51, "boxes").startswith(b'{"boxes"')
 
 
+def test_jpegs_are_decoded_into_memory_that_stays_in_the_caches(scenes: tuple[Path, Index]) -> None:
+    """libjpeg-turbo writes past them where a row begins at a multiple of 32."""
+    for count, side in ((1, None), (7, 31), (64, 224)):
+        rows = dataset(scenes).rows(count, side)
+        assert {rows[field].ctypes.data % 32 for field in ("image", "edges")} == {16}
+        assert rows["image"].shape == (count, side or 32, side or 32, 3) and rows["image"].flags.c_contiguous
+
+
 @pytest.mark.parametrize("cached", [0, 100, 10_000])
 def test_the_cache_changes_nothing_and_is_bounded(scenes: tuple[Path, Index], cached: int) -> None:
     per_sample = 2 * 32 * 32 * 3 + 32 * 32 + 8
