@@ -1,6 +1,6 @@
 """Errors that are written for the reader: one line that says what is wrong, what would be right, what to type."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -17,6 +17,11 @@ class Diverged(Exception):
 
 class Stopped(Exception):
     """Training was told to stop before its end, and has left a checkpoint: whoever needs all of it continues it."""
+
+
+def first_of(names: Sequence[str], count: int) -> str:
+    """The first ``count`` names in one text, and how many more there are."""
+    return ", ".join(names[:count]) + f" and {len(names) - count} more" * (len(names) > count)
 
 
 def unknown(kind: str, name: str, options: Iterable[str], owner: str | None = None) -> UserError:

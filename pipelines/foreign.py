@@ -10,7 +10,7 @@ from components.config import DataConfig
 from components.data.foreign import NAME, TarFacts, index_of, look_into
 from components.data.shards import INDEX_NAME, Index, index_name
 from components.errors import UserError
-from infra.cluster import connect
+from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Cache, Storage
 from pipelines.parallel import in_parallel
@@ -35,10 +35,10 @@ def _tars(url: str) -> dict[str, int]:
 def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
     """The index of the tars at ``url``, and its file: beside them, or in the home where they cannot be written to."""
     session, tars = run.workflow.session, _tars(url)
-    cores = int(connect(session.address)["CPU"])
+    connect(session.address)
     facts: list[TarFacts] = []
     work = ((url, name, str(session.folder("cache"))) for name in tars)
-    for fact in in_parallel(_look, work, 2 * cores):
+    for fact in in_parallel(_look, work, 2 * cpus()):
         facts.append(TarFacts.model_validate(fact))
         run.progress(Progress(len(facts), len(tars), "tars"))
     index = index_of(facts, config, url)

@@ -8,8 +8,8 @@ import ray
 
 from components.data.shards import Index
 from components.data.verify import ShardState, look_at, one_by_one
-from components.errors import UserError
-from infra.cluster import connect
+from components.errors import UserError, first_of
+from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Storage, absolute, is_remote
 from pipelines import terminal
@@ -29,10 +29,10 @@ def verify(url: str, samples: int, session: Session) -> dict[str, Any]:
     """
     url = absolute(url)
     shards = [one.model_dump(mode="json") for one in one_by_one(read_index_at(url))]
-    cores = int(connect(session.address)["CPU"])
+    connect(session.address)
     states: list[ShardState] = []
     with terminal.Watch(session.quiet) as watch:
-        for state in in_parallel(_look, ((url, one, samples) for one in shards), 2 * cores):
+        for state in in_parallel(_look, ((url, one, samples) for one in shards), 2 * cpus()):
             states.append(ShardState.model_validate(state))
             watch.update("verify", f"verify {url}", len(states), len(shards), "shards")
     check(states, url)
@@ -57,7 +57,7 @@ def check(states: list[ShardState], url: str) -> None:
     damaged = sorted(f"{state.name} ({state.problem})" for state in states if state.problem)
     broken = sorted(sample for state in states for sample in state.broken)
     found = [
-        f"{len(bad)} of {total} {kind}: {', '.join(bad[:NAMED])}{f' and {len(bad) - NAMED} more' * (len(bad) > NAMED)}"
+        f"{len(bad)} of {total} {kind}: {first_of(bad, NAMED)}"
         for bad, total, kind in (
             (damaged, len(states), "shards are damaged"),
             (broken, len(broken) + sum(state.decoded for state in states), "samples that were tried do not decode"),

@@ -22,7 +22,7 @@ from components.config import Recipe
 from components.data.loader import Loaded
 from components.data.order import Plan
 from components.engine import Engine, Intervals, fit
-from components.errors import Diverged, Stopped
+from components.errors import Diverged, Stopped, first_of
 from components.networks.encoder import Encoder, build_encoder, save_encoder
 from components.parallel import World
 from components.tasks.base import Batch, Task, build_task, resolve_weights
@@ -58,11 +58,24 @@ class Judge(Protocol):
     def __call__(self, step: int, score: float) -> bool: ...
 
 
+class Probe:
+    """The score during training: `quick_score` on fixed samples of the training and the validation split."""
+
+    def __init__(self, job: dict[str, Any], device: torch.device) -> None:
+        self.device = device
+        splits = (open_split(job, split, ("image", "label")) for split in ("train", "val"))
+        self.train, self.val = (d.get(subset(len(d), n)) for d, n in zip(splits, PROBE_SAMPLES, strict=True))
+
+    def __call__(self, encoder: Encoder) -> float:
+        """Validation top-1, in [0, 1], of the best layer."""
+        return quick_score(encoder, self.train, self.val, device=self.device).value
+
+
 class WorkerHooks:
     """What happens beside training, on every rank of a Ray Train job."""
 
     def __init__(
-        self, job: dict[str, Any], engine: Engine, probe: "Probe | None", examples: Batch, streams: "Streams"
+        self, job: dict[str, Any], engine: Engine, probe: Probe | None, examples: Batch, streams: Streams
     ) -> None:
         self.job, self.engine, self.probe_of, self.examples, self.streams = job, engine, probe, examples, streams
         self.replaced: set[str] = set()  # samples that were said to be
@@ -88,7 +101,7 @@ class WorkerHooks:
         new = [f"{name} ({reason})" for name, reason in found.items() if name not in self.replaced]
         if new:
             self.replaced |= found.keys()
-            named = ", ".join(new[:NAMED]) + f" and {len(new) - NAMED} more" * (len(new) > NAMED)
+            named = first_of(new, NAMED)
             text = f"step {step}: {len(new)} samples do not decode and were replaced by others: {named}"
             self.recorder.warn(self.job["run_id"], text)
 
@@ -173,19 +186,6 @@ def build_like(encoder: Encoder, state: dict[str, Tensor] | None) -> Encoder:
     copy = build_encoder(encoder.config)
     copy.load_state_dict(encoder.state_dict() if state is None else state)
     return copy
-
-
-class Probe:
-    """The score during training: `quick_score` on fixed samples of the training and the validation split."""
-
-    def __init__(self, job: dict[str, Any], device: torch.device) -> None:
-        self.device = device
-        splits = (open_split(job, split, ("image", "label")) for split in ("train", "val"))
-        self.train, self.val = (d.get(subset(len(d), n)) for d, n in zip(splits, PROBE_SAMPLES, strict=True))
-
-    def __call__(self, encoder: Encoder) -> float:
-        """Validation top-1, in [0, 1], of the best layer."""
-        return quick_score(encoder, self.train, self.val, device=self.device).value
 
 
 def recorded(batches: Iterator[Loaded], path: Path, world: World) -> Generator[Loaded, None, None]:

@@ -26,7 +26,7 @@ from components.config import Config, DataConfig
 from components.data.planning import ShardPlan
 from components.data.refit import refit
 from components.data.sources.base import SPLITS, Broken, Sample, Source
-from components.errors import UserError
+from components.errors import UserError, first_of
 
 INDEX_NAME = "index.json"
 _BLOCK = 512
@@ -172,9 +172,7 @@ def check_skipped(results: Iterable[ShardResult], limit: float) -> None:
 
 
 def _name(skipped: Iterable[Skipped]) -> str:
-    skipped = list(skipped)
-    more = f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-    return ", ".join(f"{skip.name} ({skip.reason})" for skip in skipped[:_NAMED]) + more
+    return first_of([f"{skip.name} ({skip.reason})" for skip in skipped], _NAMED)
 
 
 def write_shard(samples: Iterable[Sample], path: Path) -> ShardEntry | None:
