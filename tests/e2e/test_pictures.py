@@ -46,6 +46,17 @@ def test_pictures_are_measured_once(trained: tuple[Home, str]) -> None:
     assert again["reused"] and again["run_id"] == result["run_id"]
 
 
+def test_a_classifier_of_ours_judges_classes(trained: tuple[Home, str]) -> None:
+    home, run = trained
+    settings = sets({**TINY, "training.epochs": 0})
+    classifier = home.run("pretrain", "supervised", *settings, "--json", "--quiet").last["value"]["encoder"]
+    value = home.run("measure", "--run", run, "--classifier", classifier, "--json").last["value"]
+    assert value["values"].keys() == {"prediction", "input", "real"}
+    assert all({"classified", "diversity"} <= values.keys() for values in value["values"].values())
+    assert value["values"]["real"]["diversity"] == pytest.approx(1.0)
+    assert value["protocol"]["classifier"]["encoder"]["width"] == TINY["encoder.width"]
+
+
 def test_pictures_are_made_of_images(trained: tuple[Home, str], tmp_path: Path) -> None:
     home, run = trained
     (tmp_path / "images").mkdir()
@@ -68,6 +79,7 @@ def test_pictures_are_made_of_images(trained: tuple[Home, str], tmp_path: Path) 
         (["--run", "RUN", "--extractor", "RUN", "--layer", "conv9"], "layer of alexnet 'conv9'"),
         (["--run", "RUN", "--extractor", "RUN", "--samples", "19"], "at least 20 samples"),
         (["--run", "RUN", "--layer", "conv2"], "give --extractor"),
+        (["--run", "RUN", "--classifier", "RUN"], "a run of the recipe supervised would be right"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(trained: tuple[Home, str], arguments: list[str], said: str) -> None:
