@@ -16,10 +16,11 @@ from pydantic import Field
 from components.config import Config, DataConfig
 from components.data.reader import Shard
 from components.data.shards import Index, ShardEntry
+from components.data.sources.files import SPLIT_NAMES, SUFFIXES
 from components.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar$")
-_PICTURE = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "pgm")
+_PICTURE = tuple(suffix[1:] for suffix in SUFFIXES)
 FIELDS = {
     "image": _PICTURE,
     "target": tuple(f"target.{extension}" for extension in _PICTURE),
@@ -28,7 +29,6 @@ FIELDS = {
     "edges": ("edges.png",),
     "boxes": ("boxes.json",),
 }
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 class TarFacts(Config):
@@ -59,7 +59,7 @@ def look_into(path: Path, name: str) -> TarFacts:
 def split_of(name: str) -> str | None:
     """The split that a name speaks of: ``imagenet-train-000001.tar`` of train."""
     words = re.split("[^a-z]+", name.lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
 
 
 def _split_of_keys(keys: Iterable[str], name: str) -> str | None:

@@ -16,7 +16,7 @@ from components.config import DataConfig
 from components.data.images import BrokenImage
 from components.errors import UserError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -127,7 +127,7 @@ def made_once(kind: str, raw: Path, write: Callable[[Path], None]) -> Path:
 
 def cache_folder(kind: str) -> Path:
     """Where files made of raw ones are kept: ``$GENOISE_HOME/cache/KIND``."""
-    folder = Path(os.environ.get("GENOISE_HOME", ".genoise")).absolute() / "cache" / kind
+    folder = Path(os.environ.get("GENOISE_HOME", ".genoise")).expanduser().absolute() / "cache" / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
