@@ -8,7 +8,7 @@ import pytest
 from components.errors import UserError
 from pipelines.sweeps.propose import FIRST, grid_points, population, random_point, tpe_point, varied
 from pipelines.sweeps.records import Proposal, Record, State
-from pipelines.sweeps.space import Choices, Range, Space
+from pipelines.sweeps.space import Choices, Point, Range, Space
 
 SPACE = Space({"weights.a": Range(low=1e-3, high=10.0), "weights.b": Range(low=0.1, high=1.0, off=0.25)})
 
@@ -122,7 +122,7 @@ def test_members_that_diverged_are_replaced_and_their_weights_forgotten() -> Non
 
 def test_a_variant_starts_from_the_weights_that_counted_last() -> None:
     space = Space({"weights.a": Range(low=1e-6, high=1e6)})
-    point = {"weights.a": 1.0, "weight_changes": {"10": {"a": 5.0}, "9": {"a": 3.0}}}
+    point: Point = {"weights.a": 1.0, "weight_changes": {"10": {"a": 5.0}, "9": {"a": 3.0}}}
     seen = {varied(point, space, 20, np.random.default_rng(s))["weight_changes"]["20"]["a"] for s in range(40)}
     assert {4.0, 6.0} <= seen and len(seen) > 4  # five times 0.8 or 1.2, and some drawn anew
-    assert "20" not in point["weight_changes"]  # type: ignore[operator]
+    assert "20" not in point["weight_changes"]

@@ -22,9 +22,9 @@ from components.errors import UserError
 FIELDS = ("image", "label", "mask", "edges")
 
 
-def dataset(scenes: tuple[Path, Index], split: str = "train", **options: object) -> ShardedDataset:
+def dataset(scenes: tuple[Path, Index], split: str = "train", **options: Any) -> ShardedDataset:
     folder, index = scenes
-    return ShardedDataset(index, split, lambda name: folder / name, 32, **{"fields": FIELDS, **options})  # type: ignore[arg-type]
+    return ShardedDataset(index, split, lambda name: folder / name, 32, **{"fields": FIELDS, **options})
 
 
 def test_shapes_types_and_values(scenes: tuple[Path, Index]) -> None:

@@ -73,7 +73,8 @@ def test_a_new_kind_is_one_config_and_one_function(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_missing_or_empty_split_is_said() -> None:
-    encoder, some = build_encoder(EncoderConfig(width=4)), [0]
-    for splits in ({"train": some}, {"train": some, "val": []}):
+    encoder = build_encoder(EncoderConfig(width=4))
+    cases: Any = ({"train": [0]}, {"train": [0], "val": []})
+    for splits in cases:
         with pytest.raises(UserError, match="needs a val split"):
-            run_benchmark(ProbeConfig(), encoder, splits)  # type: ignore[arg-type]
+            run_benchmark(ProbeConfig(), encoder, splits)
