@@ -631,7 +631,10 @@ def local_s3(
     from pipelines import terminal
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    (folder / "data").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make a folder at {folder / 'data'} ({error.strerror}): name another place") from None
     with serve_s3(folder, port, secret=secrets.token_urlsafe(24)) as server:
         for name, value in server.environment.items():
             terminal.text(f"export {name}={value}")
