@@ -178,6 +178,14 @@ def _root() -> Path:
         (["generate", "--run", "r"], "Missing option '--to'"),
         (["generate", "--run", "r", "--to", "o", "--fit", "tile"], "--fit: input should be 'whole' or 'tiles'"),
         (["generate", "--run", "r", "--to", "o", "--overlap", "1"], "less than or equal to 0.9"),
+        (["pretrain", "rotation", "--set", "training.augment.crop=-1"], "training.augment.crop"),
+        (["data", "verfy", "shards"], "Did you mean 'verify'"),
+        (["data", "verify"], "Missing argument 'URL'"),
+        (["data", "verify", "no/such", "--samples", "0"], "--samples"),
+        (["data", "show", "no/such", "--count", "1001"], "--count"),
+        (["local", "s3"], "Missing argument 'FOLDER'"),
+        (["local", "s3", "buckets", "--port", "99999"], "--port"),
+        (["local", "s3", f"{__file__}/buckets"], f"cannot make a folder at {__file__}/buckets/data (Not a directory)"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(

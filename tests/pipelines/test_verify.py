@@ -8,6 +8,7 @@ from components.config import DataConfig
 from components.data.shards import Index
 from components.data.verify import ShardState, look_at, one_by_one
 from components.errors import UserError
+from pipelines.__main__ import run
 from pipelines.verify import check, rows
 from tests.components.data.test_growth import fill, grow
 from tests.components.data.test_hostile import bomb, write
@@ -53,3 +54,15 @@ def test_samples_that_do_not_decode_are_named(tmp_path: Path) -> None:
     said = r"^here: 1 of 4 samples that were tried do not decode: train.tar:a \(50000 x 50000 is more than 64 million"
     with pytest.raises(UserError, match=said):
         check(states(index, tmp_path), "here")
+
+
+@pytest.mark.parametrize("command", ["verify", "show"])
+@pytest.mark.parametrize(
+    ("place", "said"), [("no/such", "no/such/index.json"), ("s3://", "a folder or s3://bucket/prefix would be right")]
+)
+def test_a_place_without_a_data_set_is_one_line(
+    command: str, place: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["data", command, place, "--home", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("genoise: error: ") and err.count("\n") == 1 and said in err
