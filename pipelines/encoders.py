@@ -3,7 +3,6 @@
 An option says of itself that it names one (`components.config.ENCODER_URI`); no task is known here by name.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -15,8 +14,9 @@ from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE
 from components.tasks.base import get_task
 from infra.tracking import Tracker
+from pipelines.remote import Files, packed, unpacked
 
-Files = dict[str, dict[str, bytes]]  # {option: {name of the file: its bytes}}
+Named = dict[str, Files]  # {option: the files of the encoder that it names}
 
 
 def named_by(recipe: Recipe) -> dict[str, str]:
@@ -26,15 +26,13 @@ def named_by(recipe: Recipe) -> dict[str, str]:
     return {option: str(recipe.options[option]) for option in marked if recipe.options.get(option)}
 
 
-def fetch_named(recipe: Recipe, tracker: Tracker, cache: Path) -> Files:
+def fetch_named(recipe: Recipe, tracker: Tracker, cache: Path) -> Named:
     """The files of every encoder that the recipe's options name.
 
     Raises OutsideError for one that is not where the option says: a folder, s3://, runs:/ID/encoder, models:/NAME/1.
     """
     folders = {option: tracker.fetch_encoder(uri, cache) for option, uri in named_by(recipe).items()}
-    return {
-        k: {name: (path / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)} for k, path in folders.items()
-    }
+    return {option: packed(folder, (CONFIG_FILE, WEIGHTS_FILE)) for option, folder in folders.items()}
 
 
 def identified(recipe: Recipe) -> dict[str, Any]:
@@ -64,13 +62,9 @@ def _identity(option: str, uri: str) -> Any:
 
 
 @contextmanager
-def laid_out(recipe: Recipe, files: Files) -> Iterator[Recipe]:
-    """Inside, the recipe's options name local folders with ``files``: on any machine, while a task is being built."""
-    with tempfile.TemporaryDirectory() as root:
-        for option, named in files.items():
-            folder = Path(root, option)
-            folder.mkdir()
-            for name, data in named.items():
-                (folder / name).write_bytes(data)
-        places = {option: str(Path(root, option)) for option in files}
+def laid_out(recipe: Recipe, named: Named) -> Iterator[Recipe]:
+    """Inside, the recipe's options name local folders with ``named``: on any machine, while a task is being built."""
+    every = {f"{option}/{name}": content for option, files in named.items() for name, content in files.items()}
+    with unpacked(every) as folder:
+        places = {option: str(folder / option) for option in named}
         yield recipe.model_copy(update={"options": recipe.options | places})

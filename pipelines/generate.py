@@ -1,6 +1,5 @@
 """Pictures from a trained run: of a folder of images, or of noise. One at a time, so that there may be any number."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from components.data.images import BrokenImage, UInt8, clean, decode_full
+from components.data.shards import replacing
 from components.data.sources.files import SUFFIXES, need_images, read_file
 from components.errors import UserError, unknown
 from components.pictures.extractors import resized
@@ -22,8 +22,9 @@ from components.tasks.base import Batch, Tensors
 from infra.errors import OutsideError
 from pipelines import terminal
 from pipelines.pictures import grid
+from pipelines.remote import device
 from pipelines.session import Session
-from pipelines.trained import Trained, device, fetch_task, load_task
+from pipelines.trained import Trained, fetch_task, load_task
 from pipelines.wish import Wish
 
 Value = dict[str, Any]
@@ -211,11 +212,8 @@ def pixels_of(picture_3HW: Tensor) -> UInt8:
 
 def _write(pixels_HW3: UInt8, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    with _said(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        Image.fromarray(pixels_HW3).save(partial, "PNG")
-        os.replace(partial, path)
+    with _said(path), replacing(path) as file:
+        Image.fromarray(pixels_HW3).save(file, "PNG")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """trained task -> what its pictures are worth: nearness to the truth, distance to real pictures. One Ray task."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,22 @@ from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.pictures.classes import ByClass
 from components.pictures.extractors import Extractor, encoder_extractor, script_extractor
 from components.pictures.measure import MeasureConfig, measure_pictures, picture_rows
-from infra.cluster import connect
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
 from pipelines.pictures import strip
-from pipelines.prepare import prepare_step
+from pipelines.prepare import data_of, prepare_step
+from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.streams import Streams
-from pipelines.trained import RECIPE_FILE, TASK_FILE, device, fetch_task, load_task, recipe_of
+from pipelines.trained import RECIPE_FILE, TASK_FILE, fetch_task, load_task, recipe_of
 from pipelines.workflow import StepResult, StepRun
 
 VERSION = 1
 SHOWN = 8  # samples in a picture
 SCRIPT_FILE = "extractor.pt"
 Value = dict[str, Any]
-Files = dict[str, bytes]
 
 
 def measure(
@@ -113,7 +111,7 @@ def _classifier_files(uri: str | None, session: Session) -> tuple[Files, dict[st
         raise UserError(
             f"--classifier {uri}: task {recipe.task!r} tells no classes: a run of the recipe supervised would be right"
         )
-    files = {name: (folder / name).read_bytes() for name in (TASK_FILE, RECIPE_FILE)}
+    files = packed(folder, (TASK_FILE, RECIPE_FILE))
     return files, {"classifier": {"weights": sha256_of(folder / TASK_FILE), "encoder": recipe.encoder.canonical()}}
 
 
@@ -139,14 +137,8 @@ def _extractor_files(uri: str | None, config: MeasureConfig, session: Session) -
 def _open_extractor(files: Files, layer: str | None, on: torch.device) -> Extractor:
     if SCRIPT_FILE in files:
         return script_extractor(files[SCRIPT_FILE], on)
-    with tempfile.TemporaryDirectory() as folder:
-        _unpack(files, Path(folder))
+    with unpacked(files) as folder:
         return encoder_extractor(load_encoder(folder).to(on), layer)
-
-
-def _unpack(files: Files, folder: Path) -> None:
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
 
 
 def _measure(
@@ -160,16 +152,9 @@ def _measure(
 ) -> Value:
     """Measure where there is a free core or GPU; log the figures, the first pictures and the worst ones."""
     session = step.workflow.session
-    gpus = connect(session.address).get("GPU", 0.0)
-    files = {name: (folder / name).read_bytes() for name in (TASK_FILE, RECIPE_FILE)}
-    data = {
-        "url": prepared.value["url"],
-        "index_file": prepared.value["index_file"],
-        "size": recipe.data.size,
-        "cache": str(session.folder("cache")),
-        "classes": prepared.value["classes"],
-    }
-    task = _run.options(num_cpus=1, num_gpus=1 if gpus else 0)
+    files = packed(folder, (TASK_FILE, RECIPE_FILE))
+    data = data_of(prepared, recipe.data.size, session)
+    task = on_one_device(_run, session)
     value, pictures = ray.get(task.remote(files, data, extractor, classifier, config.model_dump()))
     step.tracker.log_dict(step.run_id, value, "pictures.json")
     metrics = {f"{config.split}/{title}/{k}": v for title, each in value["values"].items() for k, v in each.items()}
@@ -183,13 +168,9 @@ def _measure(
 @ray.remote(max_retries=3)
 def _run(files: Files, data: Value, extractor: Files, classifier: Files, config: Value) -> tuple[Value, dict[str, Any]]:
     """Load task, extractor and classifier, measure; returns the score as JSON, and pictures by name."""
-    on = device()
-    if on.type == "cpu":
-        resources = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]  # Ray's own
-        torch.set_num_threads(int(resources.get("CPU", 1)))
-    with tempfile.TemporaryDirectory() as folder:
-        _unpack(files, Path(folder))
-        task = load_task(Path(folder), data["size"]).task.to(on)
+    on = own_device()
+    with unpacked(files) as folder:
+        task = load_task(folder, data["size"]).task.to(on)
     chosen = MeasureConfig.model_validate(config)
     by_class = _by_class(classifier, data, on)
     needs = tuple(dict.fromkeys([*task.needs, "image", "label"])) if by_class else task.needs
@@ -208,10 +189,9 @@ def _by_class(files: Files, data: Value, on: torch.device) -> ByClass | None:
     """What judges classes; UserError where the classifier knows others than the data has."""
     if not files:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        _unpack(files, Path(folder))
-        trained = load_task(Path(folder), data["size"])
-        protocol = {"sha256": sha256_of(Path(folder) / TASK_FILE), "encoder": trained.recipe.encoder.model_dump()}
+    with unpacked(files) as folder:
+        trained = load_task(folder, data["size"])
+        protocol = {"sha256": sha256_of(folder / TASK_FILE), "encoder": trained.recipe.encoder.model_dump()}
     if trained.classes != data["classes"]:
         raise UserError(
             f"--classifier knows {trained.classes} classes, and the data has {data['classes']}: train it on this data"
@@ -229,9 +209,8 @@ def _with_digest(files: Files, layer: str | None, on: torch.device) -> Extractor
     """The extractor, whose protocol says which weights it has."""
     if not files:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        _unpack(files, Path(folder))
-        weights = sha256_of(Path(folder) / (SCRIPT_FILE if SCRIPT_FILE in files else WEIGHTS_FILE))
+    with unpacked(files) as folder:
+        weights = sha256_of(folder / (SCRIPT_FILE if SCRIPT_FILE in files else WEIGHTS_FILE))
     extractor = _open_extractor(files, layer, on)
     return replace(extractor, protocol={**extractor.protocol, "sha256": weights})
 

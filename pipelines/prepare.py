@@ -276,6 +276,12 @@ def read_index_at(url: str, name: str = INDEX_NAME) -> Index:
     return parse_index(Storage(url).read_bytes(name), f"{url}/{name}")
 
 
+def data_of(prepared: StepResult, size: int, session: Session) -> Value:
+    """What `open_split` and who else reads a prepared data set, on any machine, is told of it."""
+    told = {key: prepared.value[key] for key in ("url", "index_file", "classes")}
+    return told | {"size": size, "cache": str(session.folder("cache"))}
+
+
 def open_split(data: Value, split: str, fields: Sequence[str]) -> ShardedDataset:
     """A split of a prepared data set. ``data``: ``url``, ``index_file`` (else the newest), ``size`` in pixels, the
     ``cache`` folder for remote shards; and ``margin`` (else 0), by which pictures are larger than their window."""

@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
 from pipelines.encoders import fetch_named, identified
-from pipelines.prepare import expected_samples, prepare_step
+from pipelines.prepare import data_of, expected_samples, prepare_step
 from pipelines.recipes import write_recipe
+from pipelines.remote import Files, unpacked
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.streams import Streams
@@ -134,13 +135,9 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | No
     run.tracker.log_text(run.run_id, write_recipe(recipe), "recipe.yaml")
     job = {
         "recipe": recipe.model_dump(mode="json"),
-        "url": prepared.value["url"],
-        "index_file": prepared.value["index_file"],
-        "classes": prepared.value["classes"],
-        "size": recipe.data.size,
+        **data_of(prepared, recipe.data.size, session),
         "margin": recipe.training.augment.crop,
         "encoders": encoders,
-        "cache": str(session.folder("cache")),
         "run_id": run.run_id,
         "run_folder": str(run.folder),
         "checkpoints": checkpoints_url(recipe, run.folder),
@@ -214,16 +211,10 @@ def _is_loss(error: Exception) -> bool:
     return isinstance(cause, ray.exceptions.RayActorError)
 
 
-@contextmanager
-def _untrained(job: dict[str, Any]) -> Iterator[Path]:
+def _untrained(job: dict[str, Any]) -> AbstractContextManager[Path]:
     """The same files where nothing is trained, by a baseline or for no epochs; made in a Ray task: it may need data."""
-    files: dict[str, bytes] = ray.get(initialized.remote({**job, "recorder": None}))
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            path = Path(folder) / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
-        yield Path(folder)
+    files: Files = ray.get(initialized.remote({**job, "recorder": None}))
+    return unpacked(files)
 
 
 def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:

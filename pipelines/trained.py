@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -110,8 +109,3 @@ def _without_encoders(recipe: Recipe) -> dict[str, Any]:
     """The recipe's options without the encoders that they name: those judge a training, and may be gone by now."""
     fields = get_task(recipe.task).Options.model_fields
     return {k: None if fields[k].json_schema_extra == ENCODER_URI else value for k, value in recipe.options.items()}
-
-
-def device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,12 +1,9 @@
 """encoder -> scores: a benchmark's fixed protocol, run as one Ray task."""
 
-import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from components.config import DataConfig, ProbeConfig, Recipe
 from components.errors import UserError
@@ -14,12 +11,12 @@ from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import get_task
 from components.transfer.features import probed_layers
 from components.transfer.protocol import run_benchmark
-from infra.cluster import connect
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
-from pipelines.prepare import open_split, prepare_step
+from pipelines.prepare import data_of, open_split, prepare_step
 from pipelines.pretrain import pretrain_step
+from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.workflow import StepResult, StepRun
@@ -105,18 +102,12 @@ def _score(
     if not prepared.value["classes"]:
         raise UserError(f"benchmark {benchmark.name!r} needs labels, and the data has none: use a labelled source")
     session = run.workflow.session
-    gpus = connect(session.address).get("GPU", 0.0)
     folder = run.tracker.fetch_encoder(encoder, session.folder("cache"))
-    files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    data = {
-        "url": prepared.value["url"],
-        "index_file": prepared.value["index_file"],
-        "splits": [split for split in prepared.value["samples"] if split != unseen],
-        "size": size,
-        "cache": str(session.folder("cache")),
-    }
-    task = _run.options(num_cpus=1, num_gpus=1 if gpus else 0)
-    value: Value = ray.get(task.remote(files, data, benchmark.model_dump()))
+    files = packed(folder, (CONFIG_FILE, WEIGHTS_FILE))
+    data = data_of(prepared, size, session)
+    splits = [split for split in prepared.value["samples"] if split != unseen]
+    task = on_one_device(_run, session)
+    value: Value = ray.get(task.remote(files, data, splits, benchmark.model_dump()))
     run.tracker.log_dict(run.run_id, value, "score.json")
     run.log_metrics(_metrics(value))
     run.tracker.describe(run.run_id, f"{_story(value)}\n\nThe protocol is in `score.json`.")
@@ -124,18 +115,13 @@ def _score(
 
 
 @ray.remote(max_retries=3)
-def _run(files: dict[str, bytes], data: dict[str, Any], benchmark: dict[str, Any]) -> Value:
+def _run(files: Files, data: Value, names: list[str], benchmark: Value) -> Value:
     """Load the encoder, run the benchmark, return the score as JSON."""
-    if not torch.cuda.is_available():
-        resources = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]  # Ray's own
-        torch.set_num_threads(int(resources.get("CPU", 1)))
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            (Path(folder) / name).write_bytes(content)
+    on = own_device()
+    with unpacked(files) as folder:
         encoder = load_encoder(folder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    splits = {split: open_split(data, split, ("image", "label")) for split in data["splits"]}
-    score = run_benchmark(ProbeConfig.model_validate(benchmark), encoder, splits, device)
+    splits = {name: open_split(data, name, ("image", "label")) for name in names}
+    score = run_benchmark(ProbeConfig.model_validate(benchmark), encoder, splits, on)
     return score.model_dump(mode="json")
 
 

@@ -30,10 +30,11 @@ from components.transfer.features import subset
 from components.transfer.probe import quick_score
 from infra.errors import OutsideError
 from pipelines.checkpoints import Checkpoints
-from pipelines.encoders import Files, laid_out
+from pipelines.encoders import Named, laid_out
 from pipelines.pictures import strip
 from pipelines.prepare import open_split
 from pipelines.recorder import Recorder
+from pipelines.remote import Files, packed
 from pipelines.streams import Streams
 from pipelines.trained import save_task
 
@@ -43,7 +44,7 @@ NAMED = 3  # samples named in a warning
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
 
 
-def make_task(recipe: Recipe, classes: int, encoders: Files | None = None) -> Task:
+def make_task(recipe: Recipe, classes: int, encoders: Named | None = None) -> Task:
     """The recipe's task with its networks, initialized from the recipe's seed.
 
     ``encoders``: the files of those that its options name, as `pipelines.encoders` fetched them.
@@ -250,7 +251,7 @@ def train_worker(job: dict[str, Any]) -> None:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def initialized(job: dict[str, Any]) -> dict[str, bytes]:
+def initialized(job: dict[str, Any]) -> Files:
     """The files of a task that is only initialized, by name, as a checkpoint would hold them."""
     torch.set_num_threads(1)
     recipe = Recipe.model_validate(job["recipe"])
@@ -261,6 +262,6 @@ def initialized(job: dict[str, Any]) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         save_encoder(engine.encoder(), Path(folder) / "encoder")
         save_task(engine.averaged, job["classes"], Path(folder))
-        made = [path for path in Path(folder).rglob("*") if path.is_file()]
-        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in made}
+        made = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
+        files = packed(Path(folder), made)
     return {"probes.json": b"[]", **files}
