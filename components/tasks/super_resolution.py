@@ -24,7 +24,7 @@ from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 @register
 class SuperResolution(Task):
-    """The trunk sees the small picture enlarged again (bicubic), and what is made of its maps is added to that.
+    """The trunk sees the small picture enlarged again (bicubic); what sub-pixel convolution makes of its maps is added.
 
     So it sees pictures of the size at which its features are used later; SRGAN's generator works on the small ones. The
     trunk keeps its own initialization, so that without training it is the encoder of the random baseline.
@@ -66,7 +66,8 @@ class SuperResolution(Task):
             raise UserError(f"options.factor={options.factor} does not divide the image's side of {image_size} pixels")
         self.small_side = image_size // options.factor
         self.trunk = build_encoder(encoder)
-        self.upscaler = Upscaler(self.trunk.channels, image_size, width=2 * encoder.width)
+        doublings = options.factor.bit_length() - 1
+        self.upscaler = Upscaler(self.trunk.channels, self.small_side, doublings, width=2 * encoder.width)
         self.discriminator = ImageDiscriminator(3, image_size, encoder.width)
         for network in (self.upscaler, self.discriminator):
             initialize_normal(network)
