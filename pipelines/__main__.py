@@ -419,9 +419,9 @@ def measure(
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
     if dry_run:
-        terminal.show_plan(pipeline.plan(run, extractor, config, set_ or [], session, classifier), json_)
+        terminal.show_plan(pipeline.plan(run, extractor, classifier, config, set_ or [], session), json_)
         return
-    result = pipeline.measure(run, extractor, config, set_ or [], session, classifier)
+    result = pipeline.measure(run, extractor, classifier, config, set_ or [], session)
     before = " before, reused" if result.reused else ""
     terminal.show_rows(
         pipeline.rows(result.value), f"measured on {result.value['n']} samples{before}: run {result.run_id}"

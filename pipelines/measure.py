@@ -35,31 +35,31 @@ Value = dict[str, Any]
 def measure(
     run: str,
     extractor: str | None,
+    classifier: str | None,
     config: MeasureConfig,
     overrides: list[str],
     session: Session,
-    classifier: str | None = None,
 ) -> StepResult:
     """Measure the pictures of a trained run (``runs:/ID`` or a folder).
 
     ``extractor``: an encoder as `transfer` takes it, or a TorchScript file; without it only what has a truth is
-    measured. ``overrides``: ``data.key=value``, where the data is not where it was. ``classifier``: a trained run of
-    the task supervised, which judges whether pictures show the class of their sample. The value is a
+    measured. ``classifier``: a trained run of the task supervised, which judges whether pictures show the class of
+    their sample. ``overrides``: ``data.key=value``, where the data is not where it was. The value is a
     `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
     """
-    return steps.run([measure_step(run, extractor, config, overrides, session, classifier)], session, "measure")[0]
+    return steps.run([measure_step(run, extractor, classifier, config, overrides, session)], session, "measure")[0]
 
 
 def plan(
     run: str,
     extractor: str | None,
+    classifier: str | None,
     config: MeasureConfig,
     overrides: list[str],
     session: Session,
-    classifier: str | None = None,
 ) -> list[Planned]:
     """The steps that `measure` would run or reuse."""
-    return steps.plan([measure_step(run, extractor, config, overrides, session, classifier)], session)
+    return steps.plan([measure_step(run, extractor, classifier, config, overrides, session)], session)
 
 
 def rows(value: Value) -> list[dict[str, Any]]:
@@ -70,10 +70,10 @@ def rows(value: Value) -> list[dict[str, Any]]:
 def measure_step(
     run: str,
     extractor: str | None,
+    classifier: str | None,
     config: MeasureConfig,
     overrides: list[str],
     session: Session,
-    classifier: str | None = None,
 ) -> Step:
     """The step that measures; see `measure`."""
     folder = fetch_task(run, session)

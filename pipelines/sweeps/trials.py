@@ -161,7 +161,7 @@ class Trials:
     def _of_pictures(self, objective: Objective, trained: StepResult, parent: str) -> float:
         """A figure of the pictures that the trained task makes of the validation split."""
         config = MeasureConfig(split="val")
-        step = measure_step(f"runs:/{trained.run_id}", None, config, [], self.step_run.workflow.session)
+        step = measure_step(f"runs:/{trained.run_id}", None, None, config, [], self.step_run.workflow.session)
         found = self.steps.result(step, parent).value["values"].get("prediction", {})
         if objective.metric not in found:
             raise UserError(f"objective {objective.name!r}: the task's pictures have {', '.join(found) or 'no truth'}")

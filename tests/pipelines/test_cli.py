@@ -258,10 +258,11 @@ def test_commands_hand_over_what_was_typed(genoise: Command, pipeline: SimpleNam
     assert (encoder, benchmark.name, benchmark.features, data.source) == ("e", "linear", 64, "cifar10")
 
     arguments = ["--run", "r", "--extractor", "e", "--split", "test", "--samples", "9", "--set", "data.root=x"]
-    code, out, err = genoise("measure", *arguments)
+    code, out, err = genoise("measure", *arguments, "--classifier", "c")
     assert code == 0 and "21.5" in out and "few samples" in err
-    trained, extractor, config, overrides, _ = pipeline.calls.pop()
-    assert (trained, extractor, config.split, config.samples, overrides) == ("r", "e", "test", 9, ["data.root=x"])
+    trained, extractor, classifier, config, overrides, _ = pipeline.calls.pop()
+    assert (trained, extractor, config.split, config.samples) == ("r", "e", "test", 9)
+    assert (overrides, classifier) == (["data.root=x"], "c")
 
     assert genoise("generate", "--run", "r", "--to", "o", "--images", "i", "--fit", "tiles", "--dry-run")[0] == 0
     trained, wish, session = pipeline.calls.pop()
