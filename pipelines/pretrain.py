@@ -76,14 +76,16 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     the best, ``seconds``. Raises UserError where the data does not fit the task, Diverged where training broke down.
     """
     what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
-    players = get_task(recipe.task).players
+    task = get_task(recipe.task)
     training = {key: value for key, value in what["training"].items() if key not in HOW}
+    if task.version > 1:
+        what["task_version"] = task.version
     if not recipe.training.augment.crop:
         del training["augment"]["crop"]  # the key came later: what was trained without it stays known
     what["options"] = identified(recipe)
-    what["training"] = training if players else {"seed": recipe.training.seed}
+    what["training"] = training if task.players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
-    if players:  # said now, before shards are written
+    if task.players:  # said now, before shards are written
         expected = expected_samples(recipe.data)
         if expected:
             _steps(recipe, expected["train"])
@@ -95,7 +97,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
         config=what,
         body=lambda run, inputs: _train(recipe, inputs[0], run, judge),
         inputs=(prepared,),
-        cores=recipe.training.workers * recipe.training.cpus if players else 1,
+        cores=recipe.training.workers * recipe.training.cpus if task.players else 1,
         params=_shown(recipe),
     )
 

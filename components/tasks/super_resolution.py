@@ -33,6 +33,7 @@ class SuperResolution(Task):
     name = "super_resolution"
     summary = "Enlarge a small picture: reconstruction, a discriminator, and the features of a given encoder"
     source = "Ledig et al. 2017, Photo-Realistic Single Image Super-Resolution Using a GAN (SRGAN)"
+    version = 2  # sub-pixel convolution
     terms = {
         "l2": Term(1.0, "Ledig et al. 2017, equation 4, pixels in [-1, 1]", (0.1, 10.0)),
         "adversarial": Term(0.001, "Ledig et al. 2017, equations 3 and 6", (1e-4, 1.0), optional=True),

@@ -98,12 +98,3 @@ def test_the_crop_of_a_recipe_reaches_its_training(
         pretrain._train(recipe, prepared, run, None)
     (own,) = caught.value.args
     assert (own.size, own.margin) == (24, 4)
-
-
-def test_a_crop_is_another_training_and_none_is_the_one_before_there_were_any() -> None:
-    def step(*settings: str) -> Any:
-        return pretrain.pretrain_step(load_recipe("autoencoder", settings))
-
-    assert step().config["training"]["augment"].keys() == {"flip", "shift"}
-    assert step("training.augment.crop=0").fingerprint == step().fingerprint
-    assert step("training.augment.crop=4").fingerprint != step().fingerprint
