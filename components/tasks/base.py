@@ -51,7 +51,7 @@ class Task(nn.Module):
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
-    version: ClassVar[int] = 1  # raised where an equal recipe trains otherwise than before: older results are not reused
+    version: ClassVar[int] = 1  # raised where an equal recipe trains otherwise than before: older results do not count
     terms: dict[str, Term]
     players: dict[str, Player]  # insertion order is update order; a task without players trains nothing
     needs: tuple[str, ...] = ("image",)  # fields of a sample; see components.data
