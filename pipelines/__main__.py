@@ -256,7 +256,7 @@ def transfer(
 @app.command()
 def table(
     recipes: Annotated[
-        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Names or .yaml files; none: every built-in one.")
+        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Names or .yaml files; none: every built-in task.")
     ] = None,
     seeds: Seeds = 1,
     set_: Set = None,
@@ -277,11 +277,10 @@ def table(
       genoise table rotation my/recipe.yaml --seeds 3
       genoise table --set data.source=cifar10 --set data.root=./cifar-10-binary.tar.gz --seeds 3
     """
-    from pipelines.recipes import load_recipes
-    from pipelines.recipes import recipes as built_in
+    from pipelines.recipes import comparable, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(recipes or built_in(), set_ or []), seeds, session, json_)
+    _table(load_recipes(recipes or comparable(), set_ or []), seeds, session, json_)
 
 
 @app.command()

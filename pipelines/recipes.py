@@ -62,6 +62,13 @@ def recipes() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in BUILT_IN.glob("*.yaml") if path.stem != BASE))
 
 
+def comparable() -> tuple[str, ...]:
+    """The built-in recipes with the data and the network that most share: as rows they differ by their task alone."""
+    loaded = {name: load_recipe(name) for name in recipes()}
+    shared = loaded["random"]
+    return tuple(name for name, each in loaded.items() if (each.data, each.encoder) == (shared.data, shared.encoder))
+
+
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """A built-in recipe by its name, or the recipe in a .yaml file, with ``key=value`` texts laid over it.
 

@@ -17,7 +17,7 @@ from components.errors import UserError
 from infra.errors import OutsideError
 from infra.tracking import Tracker
 from pipelines.__main__ import run
-from pipelines.recipes import DEMO, recipes
+from pipelines.recipes import DEMO, comparable
 from pipelines.session import Session
 
 JOB = {"--set", "--dry-run", "--json", "--quiet", "--home", "--tracking-uri", "--address"}
@@ -273,7 +273,7 @@ def test_commands_hand_over_what_was_typed(genoise: Command, pipeline: SimpleNam
     assert ([row.name for row in rows], seeds) == (["rotation", "autoencoder"], 3)
 
     assert genoise("table")[0] == 0
-    assert _names(pipeline) == list(recipes())
+    assert _names(pipeline) == list(comparable())
     assert genoise("demo")[0] == 0
     assert _names(pipeline) == list(DEMO)
 

@@ -12,6 +12,7 @@ from pipelines.recipes import (
     DEMO,
     DEMO_SETTINGS,
     check_recipe,
+    comparable,
     load_benchmark,
     load_places,
     load_recipe,
@@ -168,3 +169,10 @@ def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_an_error_among_several_recipes_names_the_recipe() -> None:
     with pytest.raises(UserError, match=r"recipe 'autoencoder': task 'autoencoder' has no term 'cross_entropy'"):
         load_recipes(["rotation", "autoencoder"], ["weights.cross_entropy=1"])
+
+
+def test_rows_that_are_comparable_differ_by_their_task_alone() -> None:
+    found = {name: load_recipe(name) for name in comparable()}
+    assert {"random", "supervised", "colorization_uniform", "gan", "cyclegan"} <= found.keys()
+    assert not {"pix2pix_pairs", "cyclegan_unpaired", "dcgan", "sngan", "rotation_nin"} & found.keys()
+    assert len({(each.data.model_dump_json(), each.encoder.model_dump_json()) for each in found.values()}) == 1
