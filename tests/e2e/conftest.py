@@ -6,9 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.__main__ import run
 from tests.e2e.jobs import DATA, ROOT, Home, sets
 
 MakeHome = Callable[..., Home]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a command in a home, within this process, that is refused before Ray starts; returns the one line it says."""
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(home: Home, *arguments: str) -> str:
+        code = run([*arguments, "--home", str(home.folder)])
+        out, err = capsys.readouterr()
+        assert code == 2 and out == "" and err.count("\n") == 1, err
+        return err
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -68,7 +68,7 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_new_task_is_one_new_file(new_home: Callable[..., Home], tree: Path) -> None:
     home = new_home(tree)
-    done = home.run("table", "brightness.yaml", "--json", "--quiet", *sets({**TINY, "training.workers": 2}))
+    done = home.run("table", "brightness.yaml", "--json", "--quiet", *sets(TINY))
     rows = {row["recipe"]: row for row in done.last["rows"]}
     assert rows.keys() == {"random", "rescaled", "supervised", "brightness"}
     assert rows["brightness"]["labels"] == "no" and 0 < rows["brightness"]["test top-1"] < 100
