@@ -29,13 +29,13 @@ SETTINGS: dict[str, Any] = {
     "training.probe_every": 0.5,
     "training.precision": "bf16",
 }
+SETS = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
 
 
 def run(home: Path, *arguments: str) -> float:
     """Seconds of a command in ``home``."""
-    sets = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     began = time.perf_counter()
-    command = [sys.executable, "-m", "pipelines", *arguments, *sets, "--home", str(home), "--quiet"]
+    command = [sys.executable, "-m", "pipelines", *arguments, "--home", str(home), "--quiet"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
@@ -67,13 +67,11 @@ def main(arguments: list[str]) -> None:
     trainings = options.trials + 1
     with tempfile.TemporaryDirectory() as folder:
         plain, swept = Path(folder, "plain"), Path(folder, "swept")
-        data = ["--set", f"data.samples={SETTINGS['data.samples']}"]
-        prepare = [sys.executable, "-m", "pipelines", "prepare", "shapes", *data, "--home", str(plain), "--quiet"]
-        subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
+        run(plain, "prepare", "shapes", "--set", f"data.samples={SETTINGS['data.samples']}")
         shutil.copytree(plain, swept)
-        one_by_one = sum(run(plain, "pretrain", RECIPE, "--set", f"training.seed={k}") for k in range(trainings))
+        one_by_one = sum(run(plain, "pretrain", RECIPE, *SETS, "--set", f"training.seed={k}") for k in range(trainings))
         trials = ["--trials", str(options.trials), "--searcher", "random", "--seeds", "0"]
-        sweep = run(swept, "sweep", RECIPE, *trials)
+        sweep = run(swept, "sweep", RECIPE, *SETS, *trials)
         parts = spent(swept)
     ratio = sweep / one_by_one
     figures = {"trainings": trainings, "plain_s": one_by_one, "sweep_s": sweep, "ratio": ratio, **parts}

@@ -6,6 +6,7 @@ Legend of shape suffixes: B samples, C channels, H height, W width.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from components.networks.encoder import (
 )
 
 NAMES = ("alexnet", "resnet18", "resnet50")
+CHANNELS_LAST: dict[str, Any] = {"memory_format": torch.channels_last}  # which torch's types do not know
 
 
 def encoder(name: str, seed: int = 0, **values: object) -> Encoder:
@@ -220,7 +222,7 @@ def test_input_is_converted_inside(kind: str) -> None:
 def test_bf16_and_channels_last(name: str, norm: str) -> None:
     plain, fast = encoder(name, norm=norm), encoder(name, norm=norm)
     fast.load_state_dict(plain.state_dict())
-    fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's types
+    fast = fast.to(**CHANNELS_LAST)
     images_BCHW = images(32, 8).contiguous(memory_format=torch.channels_last)
     # Compared in evaluation: a fresh batch-normalized ResNet-50 enlarges any rounding error from layer to layer.
     reference = plain.eval()(images_BCHW)
@@ -316,7 +318,7 @@ def test_unknown_names_are_told() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
-    network = encoder(name, input="lab", depth=4, stem="large").to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's types
+    network = encoder(name, input="lab", depth=4, stem="large").to(**CHANNELS_LAST)
     network(images(64, 4))  # moves the running statistics
     save_encoder(network, tmp_path / "new" / "folder")
     loaded = load_encoder(tmp_path / "new" / "folder")
@@ -328,7 +330,7 @@ def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
     )
     with torch.no_grad():
         expected = network.eval()(images(64))
-        loaded = loaded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's types
+        loaded = loaded.to(**CHANNELS_LAST)
         assert all(torch.equal(x, expected[layer]) for layer, x in loaded(images(64)).items())
 
 
