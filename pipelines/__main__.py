@@ -415,12 +415,14 @@ def measure(
     )
     from pipelines import measure as pipeline
     from pipelines import terminal
+    from pipelines.wish import Measurement
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
+    wanted = Measurement(run, config, extractor, classifier, set_ or [])
     if dry_run:
-        terminal.show_plan(pipeline.plan(run, extractor, classifier, config, set_ or [], session), json_)
+        terminal.show_plan(pipeline.plan(wanted, session), json_)
         return
-    result = pipeline.measure(run, extractor, classifier, config, set_ or [], session)
+    result = pipeline.measure(wanted, session)
     before = " before, reused" if result.reused else ""
     terminal.show_rows(
         pipeline.rows(result.value), f"measured on {result.value['n']} samples{before}: run {result.run_id}"

@@ -24,6 +24,7 @@ from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.streams import Streams
 from pipelines.trained import RECIPE_FILE, TASK_FILE, fetch_task, load_task, recipe_of
+from pipelines.wish import Measurement
 from pipelines.workflow import StepResult, StepRun
 
 VERSION = 1
@@ -32,34 +33,17 @@ SCRIPT_FILE = "extractor.pt"
 Value = dict[str, Any]
 
 
-def measure(
-    run: str,
-    extractor: str | None,
-    classifier: str | None,
-    config: MeasureConfig,
-    overrides: list[str],
-    session: Session,
-) -> StepResult:
-    """Measure the pictures of a trained run (``runs:/ID`` or a folder).
+def measure(wanted: Measurement, session: Session) -> StepResult:
+    """Measure the pictures of a trained run.
 
-    ``extractor``: an encoder as `transfer` takes it, or a TorchScript file; without it only what has a truth is
-    measured. ``classifier``: a trained run of the task supervised, which judges whether pictures show the class of
-    their sample. ``overrides``: ``data.key=value``, where the data is not where it was. The value is a
-    `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
+    The value is a `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
     """
-    return steps.run([measure_step(run, extractor, classifier, config, overrides, session)], session, "measure")[0]
+    return steps.run([measure_step(wanted, session)], session, "measure")[0]
 
 
-def plan(
-    run: str,
-    extractor: str | None,
-    classifier: str | None,
-    config: MeasureConfig,
-    overrides: list[str],
-    session: Session,
-) -> list[Planned]:
+def plan(wanted: Measurement, session: Session) -> list[Planned]:
     """The steps that `measure` would run or reuse."""
-    return steps.plan([measure_step(run, extractor, classifier, config, overrides, session)], session)
+    return steps.plan([measure_step(wanted, session)], session)
 
 
 def rows(value: Value) -> list[dict[str, Any]]:
@@ -67,19 +51,13 @@ def rows(value: Value) -> list[dict[str, Any]]:
     return [{"pictures": title, **values} for title, values in value["values"].items()]
 
 
-def measure_step(
-    run: str,
-    extractor: str | None,
-    classifier: str | None,
-    config: MeasureConfig,
-    overrides: list[str],
-    session: Session,
-) -> Step:
+def measure_step(wanted: Measurement, session: Session) -> Step:
     """The step that measures; see `measure`."""
-    folder = fetch_task(run, session)
-    recipe = recipe_of(folder, overrides)
-    files, digest = _extractor_files(extractor, config, session)
-    judge, judge_digest = _classifier_files(classifier, session)
+    folder = fetch_task(wanted.run, session)
+    recipe = recipe_of(folder, wanted.overrides)
+    config = wanted.config
+    files, digest = _extractor_files(wanted.extractor, config, session)
+    judge, judge_digest = _classifier_files(wanted.classifier, session)
     trained = {
         "weights": sha256_of(folder / TASK_FILE),
         "recipe": recipe.model_dump(mode="json", include={"task", "options", "encoder"}),
@@ -93,9 +71,9 @@ def measure_step(
         body=lambda step, inputs: _measure(step, inputs[0], recipe, folder, files, judge, config),
         inputs=(prepare_step(recipe.data),),
         params={
-            "run": run,
-            "extractor": extractor or "none",
-            "classifier": classifier or "none",
+            "run": wanted.run,
+            "extractor": wanted.extractor or "none",
+            "classifier": wanted.classifier or "none",
             "measure": config.model_dump(mode="json"),
         },
     )

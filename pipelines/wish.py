@@ -1,11 +1,14 @@
-"""What `genoise generate` can be told."""
+"""What `genoise generate` and `genoise measure` can be told."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from components.config import Config
+from components.pictures.measure import MeasureConfig
 
 
 class Wish(Config):
@@ -24,3 +27,20 @@ class Wish(Config):
     side: int | None = Field(None, ge=8, le=1024, description="of the squares, in pixels; None: as in training")
     enlarge: int = Field(1, ge=1, le=8, description="side of the pictures over that of the images")
     overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Whose pictures are measured, on which samples, and by what.
+
+    ``run``: a trained run, ``runs:/ID`` or a folder. ``extractor``: an encoder as `transfer` takes it, or a TorchScript
+    file; without it only what has a truth is measured. ``classifier``: a trained run of the task supervised, which
+    judges whether pictures show the class of their sample. ``overrides``: ``data.key=value``, where the data is not
+    where it was.
+    """
+
+    run: str
+    config: MeasureConfig
+    extractor: str | None = None
+    classifier: str | None = None
+    overrides: Sequence[str] = ()

@@ -27,6 +27,7 @@ from pipelines.sweeps.records import PUBLISHED, RESCALED, Probe, Proposal, Recor
 from pipelines.sweeps.space import Point, apply
 from pipelines.table import beside
 from pipelines.transfer import best_val, validation_step
+from pipelines.wish import Measurement
 from pipelines.worker import PROBE_SAMPLES
 from pipelines.workflow import StepResult, StepRun, Workflow
 
@@ -160,8 +161,8 @@ class Trials:
 
     def _of_pictures(self, objective: Objective, trained: StepResult, parent: str) -> float:
         """A figure of the pictures that the trained task makes of the validation split."""
-        config = MeasureConfig(split="val")
-        step = measure_step(f"runs:/{trained.run_id}", None, None, config, [], self.step_run.workflow.session)
+        wanted = Measurement(f"runs:/{trained.run_id}", MeasureConfig(split="val"))
+        step = measure_step(wanted, self.step_run.workflow.session)
         found = self.steps.result(step, parent).value["values"].get("prediction", {})
         if objective.metric not in found:
             raise UserError(f"objective {objective.name!r}: the task's pictures have {', '.join(found) or 'no truth'}")
