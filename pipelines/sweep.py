@@ -19,7 +19,7 @@ from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, own_node, side_by_side
-from pipelines.sweeps.config import Sweep, probe_steps
+from pipelines.sweeps.config import Sweep, probe_steps, unscaled_note
 from pipelines.sweeps.desk import Desk
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front, record_of
@@ -75,6 +75,8 @@ def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Va
         "all trials": f"at most {whole.core_seconds / 60:.0f} core-minutes, {whole.images:,} images",
         "verdict": f"{tests} trainings, about {tests * one.core_seconds / len(wanted.recipes) / 60:.0f} core-minutes",
     }
+    if note := unscaled_note(wanted.recipes, wanted.space):
+        facts["note"] = note
     return steps.plan([search_step(wanted)], session), facts
 
 
@@ -157,6 +159,8 @@ def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, .
     places = side_by_side(nodes, training.workers, training.cpus)
     space = json.dumps(wanted.space.to_json())
     run.tracker.set_tags(run.run_id, {SWEEP: wanted.name, SPACE: space})
+    if note := unscaled_note(wanted.recipes, wanted.space):
+        run.workflow.say(f"note: {note}")
     desk = Desk.open()
     try:
         trials = Trials(run, wanted.recipes, wanted.objectives, desk, prepared, _yardsticks(wanted, ends))

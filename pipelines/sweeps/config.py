@@ -1,5 +1,6 @@
 """What a sweep is told, beside its recipes: how it searches, what it is after, and how much it may use."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from components.tasks.base import Term
 from pipelines.sweeps.budget import CLASSES, Budget, noise
 from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.propose import SearcherName, grid_points
-from pipelines.sweeps.space import Space, space_of, terms_space
+from pipelines.sweeps.space import Range, Space, space_of, terms_space
 from pipelines.worker import make_task
 
 SchedulerName = Literal["none", "asha", "pbt"]
@@ -135,6 +136,47 @@ def titles_of(recipe: Recipe) -> set[str]:
     engine = Engine(make_task(recipe, CLASSES), recipe.training, {}, steps=1)
     inputs = engine.prepare(noise(engine.task, 2, recipe.data.size), torch.arange(2))
     return {*engine.task.eval().samples(inputs)}
+
+
+def unscaled(recipes: Sequence[Recipe], space: Space) -> list[str]:
+    """The weights of the space of which the size changes nothing: only whether they are off makes a difference.
+
+    Adam divides a gradient by its own size, and so by the weight of a term that is all that its player minimizes,
+    where nothing is added to the gradient (weight decay) and nothing cut off it (clipping).
+    """
+    terms = [terms_of(recipe) for recipe in recipes]
+    alone = [_alone(recipe) for recipe in recipes]
+    return [
+        key
+        for key, over in space.keys.items()
+        for section, _, term in [key.partition(".")]
+        if section == "weights" and isinstance(over, Range)
+        if all(term in lone for lone, own in zip(alone, terms, strict=True) if term in own)
+    ]
+
+
+def unscaled_note(recipes: Sequence[Recipe], space: Space) -> str:
+    """What a person should know of such weights; empty where there are none."""
+    keys = unscaled(recipes, space)
+    if not keys:
+        return ""
+    return f"Adam divides out the size of {' and '.join(keys)}: only off makes a difference; see docs/sweeps.md"
+
+
+def _alone(recipe: Recipe) -> set[str]:
+    """Terms that an optimizer sees alone, and divides by their weight."""
+    training = recipe.training
+    engine = Engine(make_task(recipe, CLASSES), training, {}, steps=1)
+    inputs = engine.prepare(noise(engine.task, 2, recipe.data.size), torch.arange(2))
+    found: set[str] = set()
+    with torch.no_grad():
+        outputs = engine.task(inputs)
+    for player, optimizer in engine.optimizers.items():
+        terms = engine.task.terms.keys() & engine.task.losses(player, inputs, outputs).keys()
+        adds = optimizer.defaults["weight_decay"] and not optimizer.defaults.get("decoupled_weight_decay")
+        if len(terms) == 1 and isinstance(optimizer, torch.optim.Adam) and not adds and training.clip is None:
+            found |= terms
+    return found
 
 
 def _universal_space(recipes: list[Recipe], terms: list[dict[str, Term]]) -> Space:

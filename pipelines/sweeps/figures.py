@@ -177,8 +177,8 @@ def _colours(low: float, high: float) -> Any:
 def _ticks(over: Any) -> tuple[float, ...]:
     if not isinstance(over, Range):
         return tuple((k + 0.5) / len(over.values) for k in range(len(over.values)))
-    inner = (over.off, (1 + over.off) / 2, 1.0)
-    return (over.off / 2, *inner) if over.off else inner
+    inner = ((1 + over.off) / 2, 1.0)
+    return (over.off / 2, *inner) if over.off else (0.0, *inner)
 
 
 def _text(value: Any) -> str:

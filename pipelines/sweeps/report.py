@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from pipelines.sweeps import figures
-from pipelines.sweeps.config import Sweep, terms_of
+from pipelines.sweeps.config import Sweep, terms_of, unscaled_note
 from pipelines.sweeps.records import Record
 from pipelines.sweeps.space import Point
 from pipelines.sweeps.verdict import Comparison
@@ -28,8 +28,9 @@ img { max-width: 100%; height: auto }
 METHOD = (
     "Importance of a key: the share of the variance of the finished trials' scores that a kernel mean over this key "
     "alone predicts of trials left out, one by one (leave-one-out R²). The mark is the 95 % quantile of the same share "
-    "over 200 shufflings of the scores: a bar that ends before it says nothing. Curves: the same kernel mean, with a "
-    "95 % band from 200 bootstrap samples of the trials."
+    "over 200 shufflings of the scores: a bar that ends before it says nothing. Keys that a searcher moved together "
+    "share what one of them explains; random points do not. Curves: the same kernel mean, with a 95 % band from 200 "
+    "bootstrap samples of the trials."
 )
 
 
@@ -116,6 +117,7 @@ def _page(outcome: Outcome, pictures: dict[str, Figure]) -> str:
         _picture(pictures, "parallel", "A line per trial through its values; dotted: did not finish."),
         _picture(pictures, "front", "Trials that no other beats in one objective without losing in another are blue."),
         "<h2>What matters</h2>",
+        f"<p>{html.escape(unscaled_note(sweep.recipes, sweep.space))}</p>",
         _picture(pictures, "importance", ""),
         _picture(pictures, "responses", ""),
         f'<p class="note">{html.escape(METHOD)}</p>',
@@ -165,7 +167,7 @@ def _text(value: Any) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if any(_cell(r.get(key)) for r in rows)]
     head = "".join(f"<th>{html.escape(column.replace('_', ' '))}</th>" for column in columns)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(_cell(row.get(column)))}</td>" for column in columns) + "</tr>"

@@ -172,14 +172,14 @@ class Search:
                 self.desk.end(number, step, score)
 
     def _ended(self, record: Record) -> None:
-        """Keep a record; say it; log the best so far."""
+        """Keep a record; say it; log the best so far of the sweep's own trials."""
         with self._mutex:
             self.ledger.end(record)
             ended = self.ledger.ended()
             figures = {"trials": float(len(ended))}
             lines = []
             for objective in self.sweep.objectives:
-                top = best(ended, objective.name, objective.sign)
+                top = best([r for r in ended if r.proposal.searched], objective.name, objective.sign)
                 if top:
                     figures[f"best/{objective.name}"] = top.values[objective.name]
                     lines.append(f"best {objective.name} {top.values[objective.name]:.4g} of {top.proposal.name}")
@@ -190,8 +190,9 @@ class Search:
             self.step_run.progress(Progress(min(len(ended), total), total, ", ".join(lines)))
         values = ", ".join(f"{name} {value:.4g}" for name, value in record.values.items())
         point = ", ".join(f"{key} {value}" for key, value in record.proposal.point.items())
-        said = values or f"{record.state}: {record.why}"
-        self.step_run.workflow.say(f"{record.proposal.name} ({point}): {said}; {', '.join(lines) or 'none finished'}")
+        name = f"{record.proposal.name} ({point})" if point else record.proposal.name
+        said = [values or f"{record.state}: {record.why}", *lines]
+        self.step_run.workflow.say(f"{name}: {'; '.join(said)}")
 
 
 def _published(sweep: Sweep) -> dict[str, float]:

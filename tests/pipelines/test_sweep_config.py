@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+import torch
 
+from components.engine import Engine
 from components.errors import UserError
-from components.tasks.base import build_task
+from components.tasks.base import build_task, resolve_weights
 from pipelines.recipes import load_recipe
 from pipelines.sweeps.budget import Budget, estimate, noise, parse_budget, side_by_side
-from pipelines.sweeps.config import Sweep, make_sweep, probe_steps
+from pipelines.sweeps.config import Sweep, make_sweep, probe_steps, terms_of, unscaled
 
 TINY = ["data.samples=64", "encoder.width=4", "training.batch=16", "training.epochs=1"]
 
@@ -127,3 +129,45 @@ def test_a_population_changes_weights_alone() -> None:
     recipe = load_recipe("context_encoder", [*TINY, "search={training.optimizer.lr: {low: 1e-4, high: 1e-3}}"])
     with pytest.raises(UserError, match=r"training\.optimizer\.lr cannot"):
         make_sweep([recipe], False, None, "random", "pbt", [], 4, None, 0)
+
+
+def update(recipe: str, weights: dict[str, float]) -> torch.Tensor:
+    """What some steps of training change, all parameters in a row; ``weights``: beside the published ones."""
+    loaded = load_recipe(recipe, [*TINY, "encoder.width=8", "training.warmup=0"])
+    task = build_task(loaded.task, loaded.options, loaded.encoder, loaded.data.size, 10, seed=0)
+    engine = Engine(task, loaded.training, resolve_weights(task, weights), steps=100)
+    before = torch.cat([p.detach().clone().flatten() for p in task.parameters()])
+    batch = noise(task, 8, loaded.data.size)
+    for _ in range(4):
+        engine.train_step(batch, torch.arange(8), 8)
+    return torch.cat([p.detach().flatten() for p in task.parameters()]) - before
+
+
+@pytest.mark.parametrize(
+    ("recipe", "alone"),
+    [
+        ("context_encoder", {"discriminator"}),
+        ("pix2pix", {"discriminator"}),
+        ("colorization", {"cross_entropy"}),
+        ("autoencoder", {"l2"}),
+        ("rotation", set()),  # SGD: a weight is a learning rate
+    ],
+)
+def test_weights_whose_size_changes_nothing(recipe: str, alone: set[str]) -> None:
+    wanted = made(recipe)
+    found = {key.removeprefix("weights.") for key in unscaled(wanted.recipes, wanted.space)}
+    assert found == alone
+    published = update(recipe, {})
+    for term, spec in terms_of(wanted.recipes[0]).items():
+        moved = (update(recipe, {term: 64 * spec.weight}) - published).norm() / published.norm()
+        assert (moved < 0.05) == (term in alone), f"{term}: {moved:.3f}"
+
+
+def test_weight_decay_is_held_against_a_weight() -> None:
+    bigan = made("bigan")
+    assert unscaled(bigan.recipes, bigan.space) == []
+
+
+def test_a_weight_counts_where_one_of_several_tasks_sees_it() -> None:
+    wanted = made("context_encoder", "autoencoder", universal=True)
+    assert unscaled(wanted.recipes, wanted.space) == ["weights.discriminator"]  # l2 is not alone in context_encoder
