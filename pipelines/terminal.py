@@ -206,10 +206,14 @@ def _cell(value: Any) -> Text:
 
 
 def _words(value: Any) -> str:
+    """A value for people; what is longer than a word has a line of its own."""
     if isinstance(value, Mapping):
-        return " ".join(f"{key} {_words(item)}" for key, item in value.items())
+        items = [_words(item) for item in value.values()]
+        between = "\n" if any(" " in item for item in items) else " "
+        return between.join(f"{key} {item}" for key, item in zip(value, items, strict=True))
     if isinstance(value, list | tuple):
-        return ", ".join(_words(item) for item in value)
+        items = [_words(item) for item in value]
+        return ("\n" if any(" " in item for item in items) else ", ").join(items)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -151,19 +151,22 @@ def stops(records: Sequence[Record]) -> Figure:
 
 
 def pairs(comparisons: Sequence[Comparison]) -> Figure:
-    """Test scores of what was found beside what it is compared with, a line per seed."""
-    figure = Figure(figsize=(2 + 1.6 * len(comparisons), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
-    for axes, comparison in zip(panels, comparisons, strict=True):
-        for scores in zip(comparison.other, comparison.found, strict=True):
-            axes.plot(
-                [0, 1], [float("nan") if score is None else score for score in scores], "o-", color=BLUE, alpha=0.7
-            )
-        axes.set_xticks([0, 1], [comparison.against, "found"], fontsize=8)
-        axes.set_xlim(-0.4, 1.4)
-        axes.set_title(comparison.name, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("test")
+    """Test scores of what was found beside what it is compared with: a line per seed, a row per other side."""
+    rows = [[c for c in comparisons if c.against == other] for other in dict.fromkeys(c.against for c in comparisons)]
+    columns = max(map(len, rows))
+    figure = Figure(figsize=(2 + 1.6 * columns, 3.2 * len(rows)), layout="constrained")
+    for panels, row in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axes, comparison in zip(panels, row, strict=True):
+            for scores in zip(comparison.other, comparison.found, strict=True):
+                axes.plot(
+                    [0, 1], [float("nan") if score is None else score for score in scores], "o-", color=BLUE, alpha=0.7
+                )
+            axes.set_xticks([0, 1], [comparison.against, "found"], fontsize=8)
+            axes.set_xlim(-0.4, 1.4)
+            axes.set_title(comparison.name, fontsize=8)
+            axes.tick_params(labelsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[0].set_ylabel("test")
     return figure
 
 
