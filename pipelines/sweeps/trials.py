@@ -136,6 +136,7 @@ class Trials:
         for known, score in self.probes(recipe):
             if not judge(known, score):
                 raise Stopped(f"step {known}")
+        paid = step.fingerprint in self.steps.done  # by another trial, or for another task of this one
         trained = self.steps.result(step, record.run_id)
         scores = {
             objective.name: self._measured(objective, recipe, trained, record.run_id) for objective in self.objectives
@@ -145,8 +146,8 @@ class Trials:
             record,
             scores=record.scores | ({base.name: scores[UNIVERSAL]} if self.yardsticks else scores),
             probes=[(int(probe["step"]), float(probe["score"])) for probe in trained.value["probes"]],
-            core_seconds=record.core_seconds + trained.value["seconds"] * cores,
-            images=record.images + self._images(proposal, recipe, trained.value["steps"]),
+            core_seconds=record.core_seconds + (0.0 if paid else trained.value["seconds"] * cores),
+            images=record.images + (0 if paid else self._images(proposal, recipe, trained.value["steps"])),
         )
 
     def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult, parent: str) -> float:

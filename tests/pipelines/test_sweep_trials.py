@@ -11,6 +11,7 @@ from components.config import Recipe
 from pipelines.checkpoints import Checkpoints
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
+from pipelines.steps import Step
 from pipelines.sweeps.objectives import get_objective
 from pipelines.sweeps.records import Proposal
 from pipelines.sweeps.trials import Trials, recipes_of
@@ -70,3 +71,26 @@ def test_a_member_that_is_further_keeps_its_own_checkpoint(trials: Trials) -> No
     assert trials.probes(recipe_of(OTHER))[-1] == (8, 0.75)
     trials.start_from(SAME, FIRST)  # its own training: nothing to copy
     assert trials.probes(recipe_of(SAME)) == [(4, 0.25)]
+
+
+class Known:
+    """Steps that take no time: every training is of 4 steps and 8 seconds, every score is 0.5."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, Any] = {}
+
+    def result(self, step: Step, parent: str) -> Any:
+        value = {"seconds": 8.0, "steps": 4, "probes": [], "layers": {}}
+        return self.done.setdefault(step.fingerprint, SimpleNamespace(value=value))
+
+
+def test_a_training_is_paid_for_once(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: Any = Known()
+    trials.steps = known
+    run: Any = trials.step_run
+    run.tracker = SimpleNamespace(log_metrics=lambda *_: None, set_tags=lambda *_: None, finish=lambda *_: None)
+    monkeypatch.setattr("pipelines.sweeps.trials.best_val", lambda value: 0.5)
+    first = trials.run(Proposal(2, "trial 0", POINT), "run 2")
+    again = trials.run(Proposal(3, "trial 1", POINT), "run 3")
+    assert (first.core_seconds, first.images) == (8.0, 64) and (again.core_seconds, again.images) == (0.0, 0)
+    assert first.values == again.values == {"linear": 0.5}
