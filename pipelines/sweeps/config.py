@@ -160,7 +160,7 @@ def unscaled_note(recipes: Sequence[Recipe], space: Space) -> str:
     keys = unscaled(recipes, space)
     if not keys:
         return ""
-    return f"Adam divides out the size of {' and '.join(keys)}: only off makes a difference; see docs/sweeps.md"
+    return f"Adam divides out the size of {' and '.join(keys)}: it changes nothing, off apart; see docs/sweeps.md"
 
 
 def _alone(recipe: Recipe) -> set[str]:
