@@ -144,15 +144,14 @@ def unscaled(recipes: Sequence[Recipe], space: Space) -> list[str]:
     Adam divides a gradient by its own size, and so by the weight of a term that is all that its player minimizes,
     where nothing is added to the gradient (weight decay) and nothing cut off it (clipping).
     """
-    terms = [terms_of(recipe) for recipe in recipes]
-    alone = [_alone(recipe) for recipe in recipes]
-    return [
-        key
-        for key, over in space.keys.items()
-        for section, _, term in [key.partition(".")]
-        if section == "weights" and isinstance(over, Range)
-        if all(term in lone for lone, own in zip(alone, terms, strict=True) if term in own)
-    ]
+    tasks = [(terms_of(recipe), _alone(recipe)) for recipe in recipes]
+    found: list[str] = []
+    for key, over in space.keys.items():
+        section, _, term = key.partition(".")
+        weight = section == "weights" and isinstance(over, Range)
+        if weight and all(term in alone for terms, alone in tasks if term in terms):
+            found.append(key)
+    return found
 
 
 def unscaled_note(recipes: Sequence[Recipe], space: Space) -> str:

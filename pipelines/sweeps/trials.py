@@ -118,17 +118,21 @@ class Trials:
         began = time.perf_counter()
         record = Record(proposal, "finished", {}, run_id=run_id)
         cores = max(base.training.workers * base.training.cpus for base in self.bases)
+        paid: set[str] = set()
         try:
             for recipe, base in zip(recipes_of(proposal, self.bases), self.bases, strict=True):
-                record = self._trained(record, recipe, base)
+                record = self._trained(record, recipe, base, paid)
             record = replace(record, values=self._values(record))
         except (Stopped, Diverged, OutsideError) as error:
             record = self._cut_off(record, error, (time.perf_counter() - began) * cores)
         self._report(record)
         return record
 
-    def _trained(self, record: Record, recipe: Recipe, base: Recipe) -> Record:
-        """Train and score one recipe of a trial, from what is known of it already."""
+    def _trained(self, record: Record, recipe: Recipe, base: Recipe, paid: set[str]) -> Record:
+        """Train and score one recipe of a trial, from what is known of it already.
+
+        ``paid``: the trainings that the record counts; this one is added. Those of a yardstick are one and the same.
+        """
         proposal, training = record.proposal, recipe.training
         desk = None if self.yardsticks or not proposal.searched else self.desk
         judge = TrialJudge(desk, proposal.number, self.floor, proposal.until)
@@ -136,18 +140,20 @@ class Trials:
         for known, score in self.probes(recipe):
             if not judge(known, score):
                 raise Stopped(f"step {known}")
-        paid = step.fingerprint in self.steps.done  # by another trial, or for another task of this one
         trained = self.steps.result(step, record.run_id)
         scores = {
             objective.name: self._measured(objective, recipe, trained, record.run_id) for objective in self.objectives
         }
-        cores = training.workers * training.cpus
+        new = step.fingerprint not in paid
+        cores = training.workers * training.cpus if new else 0
+        images = self._images(proposal, recipe, trained.value["steps"]) if new else 0
+        paid.add(step.fingerprint)
         return replace(
             record,
             scores=record.scores | ({base.name: scores[UNIVERSAL]} if self.yardsticks else scores),
             probes=[(int(probe["step"]), float(probe["score"])) for probe in trained.value["probes"]],
-            core_seconds=record.core_seconds + (0.0 if paid else trained.value["seconds"] * cores),
-            images=record.images + (0 if paid else self._images(proposal, recipe, trained.value["steps"])),
+            core_seconds=record.core_seconds + trained.value["seconds"] * cores,
+            images=record.images + images,
         )
 
     def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult, parent: str) -> float:

@@ -12,9 +12,9 @@ from pipelines.checkpoints import Checkpoints
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
 from pipelines.steps import Step
-from pipelines.sweeps.objectives import get_objective
-from pipelines.sweeps.records import Proposal
-from pipelines.sweeps.trials import Trials, recipes_of
+from pipelines.sweeps.objectives import UNIVERSAL, Objective, get_objective
+from pipelines.sweeps.records import RESCALED, Proposal
+from pipelines.sweeps.trials import Trials, Yardsticks, recipes_of
 
 BASE = load_recipe("context_encoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
 POINT: dict[str, Any] = {"weights.l2": 0.5}
@@ -84,13 +84,19 @@ class Known:
         return self.done.setdefault(step.fingerprint, SimpleNamespace(value=value))
 
 
-def test_a_training_is_paid_for_once(trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_several_tasks_share_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = SimpleNamespace(log_metrics=lambda *_: None, set_tags=lambda *_: None, finish=lambda *_: None)
+    run: Any = SimpleNamespace(workflow=SimpleNamespace(session=Session(tmp_path)), tracker=tracker)
+    prepared: Any = SimpleNamespace(value={"classes": 10, "samples": {"train": 64}})
+    other = load_recipe("autoencoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
+    ends = Yardsticks({base.name: (0.25, 0.75) for base in (BASE, other)})
+    desk: Any = None
+    trials = Trials(run, [BASE, other], [Objective(UNIVERSAL, 1.0)], desk, prepared, ends)
     known: Any = Known()
     trials.steps = known
-    run: Any = trials.step_run
-    run.tracker = SimpleNamespace(log_metrics=lambda *_: None, set_tags=lambda *_: None, finish=lambda *_: None)
     monkeypatch.setattr("pipelines.sweeps.trials.best_val", lambda value: 0.5)
-    first = trials.run(Proposal(2, "trial 0", POINT), "run 2")
-    again = trials.run(Proposal(3, "trial 1", POINT), "run 3")
-    assert (first.core_seconds, first.images) == (8.0, 64) and (again.core_seconds, again.images) == (0.0, 0)
-    assert first.values == again.values == {"linear": 0.5}
+    yardstick = trials.run(Proposal(1, RESCALED, {}), "run 1")
+    assert yardstick.core_seconds == 8.0
+    trial = trials.run(Proposal(2, "trial 0", POINT), "run 2")
+    assert (trial.core_seconds, trial.images) == (16.0, 128)
+    assert trial.values == {UNIVERSAL: 0.5}
