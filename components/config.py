@@ -62,6 +62,11 @@ class DataConfig(Config):
     root: str | None = Field(None, description="folder or archive that holds the raw data; shapes needs none")
     options: dict[str, Any] = Field(default_factory=dict, description="the source's own options; see sources.md")
     url: str | None = Field(None, description="where the shards go or already are: a folder or s3://bucket/prefix")
+    splits: str | None = Field(
+        None,
+        description="which folder or tar is which split: train=NAME,val=NAME,test=NAME, a table FILE.csv, or classes",
+        exclude_if=lambda value: value is None,  # the key came later: what was prepared without it stays known
+    )
     size: int = Field(32, ge=8, le=1024, description="side of the square images that the networks see, in pixels")
     samples: int | None = Field(None, ge=1, description="use only that many training samples (None: all)")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training split held back for choices")

@@ -16,7 +16,8 @@ from pydantic import Field
 from components.config import Config, DataConfig
 from components.data.reader import Shard
 from components.data.shards import Index, ShardEntry
-from components.data.sources.files import SPLIT_NAMES, SUFFIXES
+from components.data.sources.files import SUFFIXES
+from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar$")

@@ -16,7 +16,8 @@ from components.config import Config, DataConfig
 from components.data.boxes import clean_boxes
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png, image_size
 from components.data.sources.base import Sample, Source, register_source
-from components.data.sources.files import SPLIT_NAMES, key_of, made_once, open_root, read_file
+from components.data.sources.files import key_of, made_once, open_root, read_file
+from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 Record = dict[str, Any]

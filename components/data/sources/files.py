@@ -14,18 +14,10 @@ from typing import NamedTuple
 
 from components.config import DataConfig
 from components.data.images import BrokenImage
+from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _SLUG = 60  # letters of the path that go into a key
 

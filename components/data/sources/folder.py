@@ -3,7 +3,8 @@
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import Sample, Source, register_source
-from components.data.sources.files import SPLIT_NAMES, images_by_split, key_of, open_root, read_file
+from components.data.sources.files import images_by_split, key_of, open_root, read_file
+from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 

@@ -10,7 +10,8 @@ from pydantic import Field
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean, decode_map, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import SPLIT_NAMES, key_of, open_root, partners_by_split, read_file
+from components.data.sources.files import key_of, open_root, partners_by_split, read_file
+from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 _MOST_CLASSES = 254  # of a map with one byte per pixel, which needs two values more

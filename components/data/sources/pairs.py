@@ -9,7 +9,6 @@ from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, Cleaned, clean, decode_full, encode, image_size
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import (
-    SPLIT_NAMES,
     Pair,
     Pairs,
     images_by_split,
@@ -18,6 +17,7 @@ from components.data.sources.files import (
     partners_by_split,
     read_file,
 )
+from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 _HALVES = ("left", "right")
