@@ -61,6 +61,14 @@ Source = Annotated[str | None, typer.Option(metavar="NAME", help="Where images c
 Root = Annotated[
     str | None, typer.Option(metavar="PATH", help="Folder or archive with the raw data.", show_default=False)
 ]
+Splits = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHICH",
+        help="Which folder is which split: train=A+B,val=C,test=D; a table FILE.csv (file,split[,label]); or classes.",
+        show_default="by names that leave no doubt",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(
@@ -133,6 +141,7 @@ def demo(
 def prepare(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="One of the names below.")],
     root: Root = None,
+    splits: Splits = None,
     url: Url = None,
     set_: Set = None,
     dry_run: DryRun = False,
@@ -163,12 +172,13 @@ def prepare(
     Examples:
       genoise prepare shapes --to ./shards
       genoise prepare folder --root ~/photos --to s3://bucket/photos --set data.resize=256 --set data.encode=jpeg
+      genoise prepare folder --root ~/scans --splits train=site_a+site_b,val=site_c,test=site_d
       genoise prepare cifar10 --root ./cifar-10-binary.tar.gz --to ./cifar10
       genoise prepare pairs --root ./facades.tar --set data.options.image=right --set data.options.target=left
     """
     from pipelines.recipes import load_places
 
-    data = load_places(source, root, url, overrides=set_ or []).data
+    data = load_places(source, root, url, overrides=set_ or [], splits=splits).data
     from pipelines import prepare as pipeline
     from pipelines import terminal
 
@@ -222,6 +232,7 @@ def transfer(
     benchmark: Annotated[str, typer.Option(metavar="NAME", help="Protocol to score it by.")] = "linear",
     source: Source = None,
     root: Root = None,
+    splits: Splits = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -242,7 +253,7 @@ def transfer(
     """
     from pipelines.recipes import load_places
 
-    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [])
+    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], splits=splits)
     from pipelines import terminal
     from pipelines import transfer as pipeline
 

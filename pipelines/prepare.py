@@ -21,6 +21,7 @@ from components.data.planning import (
     count_vanished,
     cut_shards,
     plan_parts,
+    revision_of_cut,
     split_sizes,
 )
 from components.data.records import (
@@ -43,6 +44,7 @@ from components.data.shards import (
     verify_shard,
 )
 from components.data.sources.base import Source, open_source
+from components.data.splits import is_table
 from components.errors import UserError
 from infra.cluster import connect, cpus
 from infra.errors import OutsideError
@@ -68,7 +70,7 @@ def prepare(config: DataConfig, session: Session) -> StepResult:
     """
     result = steps.run([prepare_step(config)], session, f"prepare {config.source}")[0]
     if result.reused and config.source != PREPARED:
-        storage, content = Storage(result.value["url"]), _content(config.root)
+        storage, content = Storage(result.value["url"]), _content_of(config)
         index = open_index(result.value)
         if lost(storage, index):
             connect(session.address)
@@ -90,9 +92,10 @@ def prepare_step(config: DataConfig) -> Step:
     """
     if config.source == PREPARED:
         return _open_step(config)
-    content = _content(config.root)
+    content = _content_of(config)
     source = _open(config.model_dump_json(), content)
     kept_where = {"url": absolute(config.url)} if config.url else {}
+    revision = source.revision + revision_of_cut(source, config)
     return Step(
         name="prepare",
         label=f"prepare {config.source}",
@@ -101,6 +104,7 @@ def prepare_step(config: DataConfig) -> Step:
             "data": config.model_dump(mode="json", exclude={"root", "url"}),
             "content": content,
             **kept_where,
+            **({"revision": revision} if revision else {}),
         },
         body=lambda run, inputs: _write(source, config, content, run),
         params={"data": config.model_dump(mode="json")},
@@ -119,6 +123,18 @@ def _open_step(config: DataConfig) -> Step:
 
     known = {"index": index.fingerprint()} if index else {"tars": digest_of_tars(url), "cut": str(config.validation)}
     return Step(name="prepare", label="open shards", version=VERSION, config={"url": url, **known}, body=body)
+
+
+def _content_of(config: DataConfig) -> str:
+    """A digest of the raw data, and of the table that says which file is in which split."""
+    content = _content(config.root)
+    if config.splits is None or not is_table(config.splits):
+        return content
+    try:
+        table = Path(config.splits).expanduser().read_bytes()
+    except OSError as error:
+        raise UserError(f"--splits {config.splits} cannot be read ({error.strerror}): correct the path") from None
+    return hashlib.sha256(content.encode() + table).hexdigest()
 
 
 @lru_cache(maxsize=16)
@@ -168,6 +184,10 @@ def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Va
         {f"samples/{split}": index.samples(split) for split in index.splits} | {"skipped": len(index.skipped)}
     )
     run.tracker.log_dict(run.run_id, index.model_dump(mode="json"), INDEX_NAME)
+    if source.left_out:
+        named = ", ".join(f"{folder} ({count})" for folder, count in list(source.left_out.items())[:10])
+        more = f" and {len(source.left_out) - 10} folders more" * (len(source.left_out) > 10)
+        run.workflow.say(f"{sum(source.left_out.values())} images are of no split and were left out: {named}{more}")
     if index.skipped:
         named = ", ".join(f"{skip.name} ({skip.reason})" for skip in index.skipped[:5])
         run.workflow.say(
@@ -188,7 +208,7 @@ def _build(config: Value, content: str, plan_values: Value, url: str, recorded: 
     data, plan, storage = DataConfig.model_validate(config), ShardPlan.model_validate(plan_values), Storage(url)
     source = _open(data.model_dump_json(), content)
     names = names_of(source, plan)
-    key = key_of(data, content, plan, names)
+    key = key_of(data, content + source.revision, plan, names)
     if recorded and (result := _finished(storage, plan, key)):
         return result.model_dump()
     try:
@@ -252,6 +272,7 @@ def _value(url: str, index: Index, index_file: str) -> Value:
         "skipped": [skip.model_dump() for skip in index.skipped[:20]],
         "skipped_count": len(index.skipped),
         "converted": index.converted,
+        **({"left_out": index.left_out} if index.left_out else {}),
     }
 
 
@@ -262,7 +283,7 @@ def expected_samples(config: DataConfig) -> dict[str, int]:
         url = absolute(config.url or "")
         index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
         return {split: index.samples(split) for split in index.splits} if index else {}
-    return split_sizes(_open(config.model_dump_json(), _content(config.root)), config)
+    return split_sizes(_open(config.model_dump_json(), _content_of(config)), config)
 
 
 def _index_file(url: str, index: Index) -> str:

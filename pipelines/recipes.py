@@ -139,9 +139,11 @@ def load_places(
     url: str | None = None,
     benchmark: str = "linear",
     overrides: Sequence[str] = (),
+    splits: str | None = None,
 ) -> Places:
     """Data and benchmark for commands that take no recipe; what is not given is what the built-in recipes share."""
-    given = {key: value for key, value in (("source", source), ("root", root), ("url", url)) if value is not None}
+    places = {"source": source, "root": root, "url": url, "splits": splits}
+    given = {key: value for key, value in places.items() if value is not None}
     shared = _read(BUILT_IN / f"{BASE}.yaml").get("data", {})
     values = {"data": {**shared, **given}, "benchmark": load_benchmark(benchmark).model_dump()}
     return Places.parse(_overridden(values, overrides))

@@ -12,6 +12,7 @@ import numpy as np
 from components.config import Config, DataConfig
 from components.data.scramble import Int64, make_key, permute
 from components.data.sources.base import DOMAINS, SPLITS, Source
+from components.data.splits import is_table
 from components.errors import UserError
 
 
@@ -54,6 +55,7 @@ class Part:
     start: int
     stop: int
     fresh: Int64 | None  # raw numbers of what is new; None: everything is
+    exchanged: Mapping[int, int] = field(default_factory=dict)  # place -> the place whose sample it has instead
 
     def take(self, source: Source, seed: int, start: int, stop: int, generation: int) -> tuple[int, ...]:
         """Raw numbers of the samples at ``start`` .. ``stop`` - 1 of this part.
@@ -63,6 +65,9 @@ class Part:
         total = source.splits[self.raw_split] if self.fresh is None else len(self.fresh)
         later = (generation,) if generation else ()
         places = np.arange(self.start + start, self.start + stop, dtype=np.int64)
+        for place, other in self.exchanged.items():
+            if places.size and places[0] <= place <= self.start + stop - 1:
+                places[place - self.start - start] = other
         mixed = permute(places, total, make_key(seed, "split", self.raw_split, *later))
         return tuple((mixed if self.fresh is None else self.fresh[mixed]).tolist())
 
@@ -81,6 +86,8 @@ def plan_parts(source: Source, config: DataConfig, known: Known = NOTHING) -> li
     """
     if not source.splits.get("train"):
         raise UserError(f"source {config.source!r} has no training images under {config.root}: put images there")
+    if config.splits is not None and is_table(config.splits):
+        _check_stays(source, known)
     parts = [part for domain in DOMAINS for part in _parts_of(domain, source, config, known)]
     order = {split: place for place, split in enumerate(SPLITS)}
     return sorted((part for part in parts if part.stop > part.start), key=lambda part: order[part.split])
@@ -101,10 +108,84 @@ def _parts_of(domain: str, source: Source, config: DataConfig, known: Known) -> 
                     f"{new} images cannot be cut into training and validation "
                     f"with data.validation={config.validation:g}: add images or use --set data.validation=0.5"
                 )
-            yield Part(val, raw_split, 0, held, fresh)
+        limit = new
         if raw_split == train and config.samples is not None:
-            new = min(new, held + max(0, config.samples - known.samples.get(train, 0)))
-        yield Part(raw_split, raw_split, held, new, fresh)
+            limit = min(new, held + max(0, config.samples - known.samples.get(train, 0)))
+        exchanged: dict[int, int] = {}
+        if held:
+            whole = Part(raw_split, raw_split, 0, new, fresh)
+            held, exchanged = _keep_classes(source, config, known, whole, held, limit)
+            if known is NOTHING and not held:
+                raise UserError(
+                    f"{new} images cannot be cut into training and validation so that every class keeps one to learn "
+                    "from: add images of each class, or a validation split"
+                )
+            yield Part(val, raw_split, 0, held, fresh, exchanged)
+        yield Part(raw_split, raw_split, held, limit, fresh, exchanged)
+
+
+def _keep_classes(
+    source: Source, config: DataConfig, known: Known, whole: Part, held: int, limit: int
+) -> tuple[int, dict[int, int]]:
+    """(places of validation, exchanged places), so that no class that validation gets is lost to the training split.
+
+    A class is lost whose every new sample lies in the first ``held`` places, and of which nothing is known: one of
+    them changes places with a sample of a class that has more, or, where none has, the validation split gets shorter.
+    Where nothing is lost nothing changes.
+    """
+    labels = source.labels(whole.raw_split)
+    if labels is None or not labels.size:
+        return held, {}
+    new = labels[np.array(whole.take(source, config.seed, 0, limit, known.generation), np.int64)]
+    there, counts = (np.bincount(part, minlength=labels.max() + 1) for part in (new[:held], new[held:]))
+    lost = np.flatnonzero((there > 0) & (counts == 0))
+    if lost.size and known.names.get(whole.raw_split):
+        old = np.ones(len(labels), np.bool_)
+        old[whole.fresh if whole.fresh is not None else slice(None)] = False
+        lost = np.setdiff1d(lost, labels[old])
+    exchanged: dict[int, int] = {}
+    giving, alone = held, []
+    for label in lost:
+        place = int(np.flatnonzero(new[:held] == label)[0])
+        while giving < limit and counts[new[giving]] < 2:
+            giving += 1
+        if giving == limit:
+            alone.append(place)
+            continue
+        counts[new[giving]] -= 1
+        exchanged |= {place: giving, giving: place}
+        giving += 1
+    if config.samples is None:
+        for place in sorted(alone, reverse=True):  # from the end, where validation gets shorter
+            held -= 1
+            mine, last = exchanged.get(place, place), exchanged.get(held, held)
+            exchanged |= {place: last, held: mine}
+    return held, {place: other for place, other in exchanged.items() if place != other}
+
+
+def revision_of_cut(source: Source, config: DataConfig) -> str:
+    """What marks, in a fingerprint, a new data set whose cut was changed so that classes are kept; else empty."""
+    for domain in DOMAINS:
+        train, total = f"{domain}train", source.splits.get(f"{domain}train", 0)
+        held = round(total * config.validation)
+        if 0 < held < total and not source.splits.get(f"{domain}val"):
+            limit = total if config.samples is None else min(total, held + config.samples)
+            whole = Part(train, train, 0, total, None)
+            if _keep_classes(source, config, NOTHING, whole, held, limit) != (held, {}):
+                return "classes kept;"
+    return ""
+
+
+def _check_stays(source: Source, known: Known) -> None:
+    """Raise UserError where a sample that the data set holds is now of another split, as a table may say."""
+    for split, names in known.names.items():
+        for other in source.splits.keys() - {split}:
+            moved = next((n for k in range(source.splits[other]) if (n := source.locate(other, k)) in names), None)
+            if moved is not None:
+                raise UserError(
+                    f"{moved} was prepared as of the {split} split and is now of {other}: leave it where it was, or "
+                    "choose another place with --to"
+                )
 
 
 def _fresh(source: Source, raw_split: str, taken: Set[str]) -> Int64:

@@ -97,11 +97,12 @@ def check_extends(index: Index, source: Source, config: DataConfig, where: str) 
     """Raise UserError unless the data set of ``index`` can take more samples of ``source``."""
     wanted = config.model_dump(mode="json", exclude={"root", "url", *MAY_CHANGE})
     there = DataConfig.parse(index.source, f"{where}: ").model_dump(mode="json")
-    for key, value in wanted.items():
-        if there[key] != value:
+    for key in wanted.keys() | (there.keys() & {"splits"}):
+        value = wanted.get(key)
+        if there.get(key) != value:
             raise UserError(
-                f"{where} holds a data set that was prepared with data.{key}={there[key]}, not {value}: choose another "
-                "place, or use it as it is with --set data.source=shards"
+                f"{where} holds a data set that was prepared with data.{key}={there.get(key)}, not {value}: choose "
+                "another place, or use it as it is with --set data.source=shards"
             )
     if source.fields != index.fields or source.classes[: len(index.classes)] != index.classes:
         raise UserError(

@@ -62,6 +62,11 @@ class Index(Config):
     splits: dict[str, tuple[ShardEntry, ...]]
     converted: dict[str, int] = Field(default_factory=dict, description="what cleaning did: number of images")
     skipped: tuple[Skipped, ...] = ()
+    left_out: dict[str, int] = Field(
+        default_factory=dict,
+        description="folder: images in it that are of no split",
+        exclude_if=lambda value: not value,  # the key came later
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -152,6 +157,7 @@ def build_index(
         splits={split: entries for split, entries in splits.items() if entries},
         converted=dict(sorted(converted.items())),
         skipped=((before.skipped if before else ()) + tuple(skip for result in results for skip in result.skipped)),
+        left_out=dict(source.left_out),
     )
     for split in {result.split for result in results}:
         if not index.samples(split):

@@ -2,9 +2,12 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from components.config import Config, DataConfig
 from components.data.images import BrokenImage
@@ -50,9 +53,12 @@ class Source:
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    told_splits: ClassVar[bool] = False  # whether it obeys ``data.splits``
     fields: dict[str, str]
     classes: tuple[str, ...] = ()  # empty: unlabelled
     splits: dict[str, int]  # raw samples; a domain without "val" has it cut from its "train"
+    left_out: Mapping[str, int] = {}  # folder -> images in it that belong to no split
+    revision: str = ""  # where raw data is read otherwise than once: part of the fingerprint, so that it is read again
 
     def __init__(self, config: DataConfig, options: Config) -> None:
         """Look at ``config.root``; raise UserError when it does not hold what this source reads."""
@@ -60,6 +66,10 @@ class Source:
     def read(self, split: str, index: int) -> Sample:
         """Raw sample ``index`` of ``split``. Raises BrokenImage (components.data.images)."""
         raise NotImplementedError
+
+    def labels(self, split: str) -> NDArray[np.int64] | None:
+        """The label of every raw sample of ``split``, where that is known without reading one; else None."""
+        return None
 
     def locate(self, split: str, index: int) -> str:
         """The name under which a person finds the raw sample, for reports."""
@@ -94,9 +104,15 @@ def all_sources() -> dict[str, type[Source]]:
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source that ``config`` names. Raises UserError for an unknown name or option, with the nearest one."""
+    """The source that ``config`` names. Raises UserError for an unknown name or option, with the nearest one, and
+    for ``data.splits`` where the source cannot obey it."""
     sources = all_sources()
     if config.source not in sources:
         raise unknown("source", config.source, sources)
     source = sources[config.source]
+    if config.splits is not None and not source.told_splits:
+        raise UserError(
+            f"source {config.source!r} cannot be told its splits: leave out --splits {config.splits} (data.splits); "
+            f"those that can: {', '.join(name for name, each in sources.items() if each.told_splits)}"
+        )
     return source(config, source.Options.parse(config.options, "data.options."))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from components.config import Config, DataConfig
 from components.data.boxes import clean_boxes
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png, image_size
-from components.data.sources.base import Sample, Source, register_source
+from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import key_of, made_once, open_root, read_file
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
@@ -25,7 +25,7 @@ Bools = NDArray[np.bool_]
 
 _ANNOTATIONS = "annotations"
 _MOST_CLASSES = 254  # of a mask with one byte per pixel, which needs two values more
-_CATEGORIES, _RECORDS, _STARTS = "categories.json", "images.jsonl", "starts.npy"
+_CATEGORIES, _RECORDS, _STARTS, _COUNTS = "categories.json", "images.jsonl", "starts.npy", "counts.json"
 
 
 @register_source
@@ -33,7 +33,9 @@ class Coco(Source):
     """annotations/instances_train*.json, and val and test where there are any, with the images beside.
 
     The images of instances_train2017.json lie in train2017, images/train2017, images or the root. Crowds are in the
-    mask and not among the boxes; smaller objects lie above larger ones. Boxes without area are dropped and counted.
+    mask and not among the boxes; smaller objects lie above larger ones. What nobody drew is unknown in the mask: the box
+    of an object without segmentation, and the images of a list without any object; there is no mask where no object of
+    the data set is drawn. Boxes without area are dropped and counted.
     The lists are rewritten once into the cache, an image per line, so that a worker reads only what it needs.
     """
 
@@ -53,7 +55,7 @@ class Coco(Source):
                 raise UserError(f"{path} is of no split: call it instances_train.json, _val or _test, or take it away")
             if split in self._lists:
                 raise UserError(f"two lists for the {split} split in {path.parent}: take one of them away")
-            self._lists[split] = made_once(self.name, path, partial(_rewrite, path))
+            self._lists[split] = made_once(f"{self.name}-drawn", path, partial(_rewrite, path))
             self._folders[split] = self._images_of(name)
             categories[split] = json.loads((self._lists[split] / _CATEGORIES).read_text())
         if "train" not in self._lists:
@@ -63,7 +65,14 @@ class Coco(Source):
             raise UserError(f"the train and {differing} lists in {self._root} have different categories: make them one")
         self.classes = tuple(categories["train"])
         self.splits = {split: len(_starts(folder)) for split, folder in self._lists.items()}
-        self.fields = {"image": IMAGE_EXTENSIONS, "boxes": "boxes.json", "mask": "mask.png"}
+        counts = {split: json.loads((folder / _COUNTS).read_text()) for split, folder in self._lists.items()}
+        self._masked = any(count["drawn"] for count in counts.values())
+        self._bare = {split for split, count in counts.items() if not any(count.values())}
+        if self._bare or any(count["undrawn"] for count in counts.values()):
+            self.revision = "masks that nobody drew;"
+        self.fields = {"image": IMAGE_EXTENSIONS, "boxes": "boxes.json"} | (
+            {"mask": "mask.png"} if self._masked else {}
+        )
 
     def read(self, split: str, index: int) -> Sample:
         """One image, cleaned, with its boxes and mask. Raises BrokenImage."""
@@ -81,8 +90,10 @@ class Coco(Source):
         things = [thing for thing in record["objects"] if not thing["crowd"]]
         labels = [thing["label"] for thing in things]
         boxes, dropped = clean_boxes([thing["box"] for thing in things], labels, width, height)
-        mask = encode_png(_paint(record["objects"], height, width))
-        members = {cleaned.extension: cleaned.data, "boxes.json": boxes, "mask.png": mask}
+        members = {cleaned.extension: cleaned.data, "boxes.json": boxes}
+        if self._masked:
+            ground = UNKNOWN if split in self._bare else 0
+            members["mask.png"] = encode_png(_paint(record["objects"], height, width, ground))
         return Sample(key_of(split, index, PurePosixPath(record["file_name"])), members, cleaned.changes + dropped)
 
     def locate(self, split: str, index: int) -> str:
@@ -132,6 +143,8 @@ def _rewrite(path: Path, folder: Path) -> None:
             file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
     np.save(folder / _STARTS, np.array(starts, np.int64), allow_pickle=False)
     (folder / _CATEGORIES).write_text(json.dumps(names))
+    drawn = sum(_is_drawn(thing) for _, thing in objects)
+    (folder / _COUNTS).write_text(json.dumps({"drawn": drawn, "undrawn": len(objects) - drawn}))
 
 
 def _objects(
@@ -155,13 +168,36 @@ def _objects(
         )
 
 
-def _paint(objects: Sequence[Record], height: int, width: int) -> NDArray[np.uint8]:
-    """uint8 (H, W): class + 1 of the smallest object at each pixel, 0 where there is none."""
-    mask_HW = np.zeros((height, width), np.uint8)
-    regions = [(_region(thing["segmentation"], height, width), thing["label"]) for thing in objects]
-    for region_HW, label in sorted(regions, key=lambda region: -int(region[0].sum())):
-        mask_HW[region_HW] = label + 1
+def _is_drawn(thing: Record) -> bool:
+    """Whether an object has an outline: neither none, nor [], nor [[]]."""
+    segmentation = thing["segmentation"]
+    return any(segmentation) if isinstance(segmentation, list) else bool(segmentation)
+
+
+def _paint(objects: Sequence[Record], height: int, width: int, ground: int = 0) -> NDArray[np.uint8]:
+    """uint8 (H, W): class + 1 of the smallest object at each pixel, UNKNOWN where that is a box without outline, and
+    ``ground`` where there is none."""
+    mask_HW = np.full((height, width), ground, np.uint8)
+    regions = [
+        (_region(thing["segmentation"], height, width), thing["label"] + 1)
+        if _is_drawn(thing)
+        else (_inside(thing["box"], height, width), UNKNOWN)
+        for thing in objects
+    ]
+    for region_HW, value in sorted(regions, key=lambda region: -int(region[0].sum())):
+        mask_HW[region_HW] = value
     return mask_HW
+
+
+def _inside(box: Sequence[float], height: int, width: int) -> Bools:
+    """The pixels, bool (H, W), that a box touches."""
+    region_HW = np.zeros((height, width), np.bool_)
+    left, top, right, bottom = box
+    columns, rows = (
+        slice(max(0, int(np.floor(a))), max(0, int(np.ceil(b)))) for a, b in ((left, right), (top, bottom))
+    )
+    region_HW[rows, columns] = True
+    return region_HW
 
 
 def _region(segmentation: Any, height: int, width: int) -> Bools:

@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 from components.config import DataConfig
 from components.data.images import BrokenImage
-from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _SLUG = 60  # letters of the path that go into a key
 
 Paths = list[tuple[PurePosixPath, Path]]  # (path below the folder of the split, file)
@@ -57,7 +56,7 @@ def subfolder(folder: Path, name: str, kind: str) -> Path | None:
     """The folder ``name`` in ``folder``, or its archive unpacked; None where there is neither."""
     if (folder / name).is_dir():
         return folder / name
-    archives = (folder / f"{name}{suffix}" for suffix in _ARCHIVES)
+    archives = (folder / f"{name}{suffix}" for suffix in ARCHIVES)
     return next((unpack(archive, kind) for archive in archives if archive.is_file()), None)
 
 
@@ -147,53 +146,8 @@ def need_images(folder: Path) -> list[PurePosixPath]:
     return paths
 
 
-def images_by_split(root: Path) -> dict[str, Paths]:
-    """The images below ``root``; subfolders are splits if all are named so and one is the training split.
-
-    Raises UserError when there are no images.
-    """
-    paths = need_images(root)
-    tops = {path.parts[0].lower() if len(path.parts) > 1 else "" for path in paths}
-    if not (tops <= SPLIT_NAMES.keys() and "train" in {SPLIT_NAMES[top] for top in tops}):
-        return {"train": [(path, root / path) for path in paths]}
-    splits: dict[str, Paths] = {}
-    for path in paths:
-        within = PurePosixPath(*path.parts[1:])
-        splits.setdefault(SPLIT_NAMES[path.parts[0].lower()], []).append((within, root / path))
-    return splits
-
-
-def partners_by_split(root: Path, first: str, second: str, kind: str) -> dict[str, Pairs]:
-    """{split: files in folder ``first``, each with the file of the same name in ``second``}; suffixes may differ.
-
-    ``root`` holds the two folders, with or without a subfolder per split, or it holds a folder (or archive) per split,
-    which holds the two. Raises UserError where a file has no partner.
-    """
-    if (root / first).is_dir():
-        sides = [images_by_split(_need_folder(root, name)) for name in (first, second)]
-        missing = sorted(sides[0].keys() ^ sides[1].keys())
-        if missing:
-            raise UserError(f"only one of the folders {first} and {second} in {root} has a {missing[0]} split")
-        return {split: _match(split, paths, sides[1][split]) for split, paths in sides[0].items()}
-    splits: dict[str, Pairs] = {}
-    for name, split in SPLIT_NAMES.items():
-        folder = subfolder(root, name, kind)
-        if folder:
-            here, there = (_need_folder(folder, side) for side in (first, second))
-            firsts, seconds = ([(path, side / path) for path in need_images(side)] for side in (here, there))
-            splits[split] = _match(split, firsts, seconds)
-    if "train" not in splits:
-        raise UserError(f"neither a folder {first!r} nor a folder or archive 'train' in {root}: see docs/sources.md")
-    return splits
-
-
-def _need_folder(folder: Path, name: str) -> Path:
-    if not (folder / name).is_dir():
-        raise UserError(f"no folder {name!r} in {folder}: it should lie beside the other; see docs/sources.md")
-    return folder / name
-
-
-def _match(split: str, firsts: Paths, seconds: Paths) -> Pairs:
+def match_partners(split: str, firsts: Paths, seconds: Paths) -> Pairs:
+    """Each of ``firsts`` with the one of ``seconds`` of the same name. Raises UserError where one has no partner."""
     sides = [_by_stem(firsts), _by_stem(seconds)]
     alone = [side[stem] for side, other in (sides, sides[::-1]) for stem in side.keys() - other.keys()]
     if alone:

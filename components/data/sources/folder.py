@@ -1,9 +1,15 @@
 """Any folder of images, with or without class subfolders, with or without train/, val/ and test/ above them."""
 
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import Sample, Source, register_source
-from components.data.sources.files import images_by_split, key_of, open_root, read_file
+from components.data.sources.files import key_of, open_root, read_file
+from components.data.sources.layout import images_by_split, names_told, revision_of
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -12,18 +18,27 @@ from components.errors import UserError
 class Folder(Source):
     """Image files below ``root``, cleaned (components.data.images.clean).
 
-    When every subfolder that holds images is named after a split, and one is the training split, they are the splits;
-    otherwise all images are training images. The first folder below the split is the class, if every image of the
-    data set lies in one and there are at least two; otherwise the data is unlabelled. Hidden files and files that are
-    not named like images are passed over; nothing in a folder with an image's name is passed over silently.
+    When every subfolder that holds images is named after a split, each after another, and one is the training split,
+    they are the splits; when no name speaks of a split, all images are training images. In between the user says which
+    is which (``data.splits``). A table of files may say the labels; else the first folder below the split is the class,
+    if every image of the data set lies in one and there are at least two; otherwise the data is unlabelled. Hidden
+    files and files that are not named like images are passed over; nothing in a folder with an image's name is passed
+    over silently.
     """
 
     name = "folder"
     summary = "any folder of images (--root FOLDER); class subfolders become labels, train/ val/ test/ become splits"
 
+    told_splits = True
+
     def __init__(self, config: DataConfig, options: Config) -> None:
-        self._root = open_root(config, "the folder that holds the images, or its .tar", known=SPLIT_NAMES)
-        self._paths = images_by_split(self._root)
+        known = {*SPLIT_NAMES, *names_told(config)}
+        self._root = open_root(config, "the folder that holds the images, or its .tar", known)
+        self._paths, self.left_out, self._labels = images_by_split(self._root, config.splits)
+        if config.splits is None and len(self._paths) > 1:
+            self.revision = revision_of(
+                path.relative_to(self._root).parts[0] for ((_, path), *_) in self._paths.values()
+            )
         self._classes_of = self._label()
         self.splits = {split: len(names) for split, names in self._paths.items()}
         self.fields = {"image": IMAGE_EXTENSIONS} | ({"label": "cls"} if self.classes else {})
@@ -34,22 +49,33 @@ class Folder(Source):
         cleaned = clean(read_file(path))
         members = {cleaned.extension: cleaned.data}
         if self.classes:
-            members["cls"] = str(self._classes_of[within.parts[0]]).encode()
+            members["cls"] = str(self._classes_of[self._class(within, path)]).encode()
         return Sample(key_of(split, index, within), members, cleaned.changes)
 
     def locate(self, split: str, index: int) -> str:
         """The path below the root."""
         return str(self._paths[split][index][1].relative_to(self._root))
 
+    def labels(self, split: str) -> NDArray[np.int64] | None:
+        """The labels of ``split``; None when the data is unlabelled."""
+        if not self.classes:
+            return None
+        paths = self._paths.get(split, [])
+        return np.fromiter((self._classes_of[self._class(*path)] for path in paths), np.int64, len(paths))
+
+    def _class(self, within: PurePosixPath, path: Path) -> str:
+        if self._labels is not None:
+            return self._labels[path]
+        return within.parts[0] if len(within.parts) > 1 else ""
+
     def _label(self) -> dict[str, int]:
         """{class: label}, and sets ``classes``; empty when the data is unlabelled."""
-        withins = {split: [within for within, _ in names] for split, names in self._paths.items()}
-        everywhere = all(len(within.parts) > 1 for names in withins.values() for within in names)
-        names = sorted({within.parts[0] for within in withins["train"]}) if everywhere else []
-        if len(names) < 2:
+        found = {split: {self._class(*path) for path in paths} for split, paths in self._paths.items()}
+        names = sorted(found["train"])
+        if any("" in names for names in found.values()) or len(names) < 2:
             return {}
-        for split, held in withins.items():
-            extra = sorted({within.parts[0] for within in held} - set(names))
+        for split, held in found.items():
+            extra = sorted(held - set(names))
             if extra:
                 raise UserError(
                     f"class {extra[0]!r} of the {split} split has no training images in {self._root}: "

@@ -10,7 +10,8 @@ from pydantic import Field
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean, decode_map, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import key_of, open_root, partners_by_split, read_file
+from components.data.sources.files import key_of, open_root, read_file
+from components.data.sources.layout import names_told, partners_by_split
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -37,8 +38,10 @@ class Masks(Source):
         classes: str = Field("classes.csv", description="file that names the classes, below the root")
         ignore: tuple[int, ...] = Field((255,), description="values of pixels of which nobody knows the class")
 
+    told_splits = True
+
     def __init__(self, config: DataConfig, options: Options) -> None:
-        known = {*SPLIT_NAMES, options.images, options.masks}
+        known = {*SPLIT_NAMES, *names_told(config), options.images, options.masks}
         self._root = open_root(config, "the folder that holds images and masks, or its .tar", known)
         self._file = self._root / options.classes
         names = {value: name for value, name in _read_classes(self._file).items() if value not in options.ignore}
@@ -47,7 +50,9 @@ class Masks(Source):
         self._stored_of[list(names)] = np.arange(1, 1 + len(names))
         self._stored_of[list(options.ignore)] = UNKNOWN
         self._ignored = options.ignore
-        self._pairs = partners_by_split(self._root, options.images, options.masks, self.name)
+        self._pairs, self.left_out = partners_by_split(
+            self._root, options.images, options.masks, self.name, config.splits
+        )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
         self.fields = {"image": IMAGE_EXTENSIONS, "mask": "mask.png"}
 

@@ -8,15 +8,8 @@ from pydantic import Field, model_validator
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, Cleaned, clean, decode_full, encode, image_size
 from components.data.sources.base import Sample, Source, register_source
-from components.data.sources.files import (
-    Pair,
-    Pairs,
-    images_by_split,
-    key_of,
-    open_root,
-    partners_by_split,
-    read_file,
-)
+from components.data.sources.files import Pair, Pairs, key_of, open_root, read_file
+from components.data.sources.layout import images_by_split, names_told, partners_by_split
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -49,19 +42,23 @@ class PairsSource(Source):
                 )
             return self
 
+    told_splits = True
+
     def __init__(self, config: DataConfig, options: Options) -> None:
-        known = {*SPLIT_NAMES, options.image, options.target}
+        known = {*SPLIT_NAMES, *names_told(config), options.image, options.target}
         self._root = open_root(config, "the folder that holds the pairs, or its .tar", known)
         self._image = options.image
         self._pairs: dict[str, Pairs]
         if options.image in _HALVES:
-            splits = images_by_split(self._root)
+            splits, self.left_out, _ = images_by_split(self._root, config.splits)
             self._pairs = {
                 split: [Pair(str(path.relative_to(self._root)), path, path) for _, path in paths]
                 for split, paths in splits.items()
             }
         else:
-            self._pairs = partners_by_split(self._root, options.image, options.target, self.name)
+            self._pairs, self.left_out = partners_by_split(
+                self._root, options.image, options.target, self.name, config.splits
+            )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
         targets = ";".join(f"target.{extension}" for extension in IMAGE_EXTENSIONS.split(";"))
         self.fields = {"image": IMAGE_EXTENSIONS, "target": targets}
