@@ -64,10 +64,11 @@ class Part:
         """
         total = source.splits[self.raw_split] if self.fresh is None else len(self.fresh)
         later = (generation,) if generation else ()
-        places = np.arange(self.start + start, self.start + stop, dtype=np.int64)
+        first, last = self.start + start, self.start + stop
+        places = np.arange(first, last, dtype=np.int64)
         for place, other in self.exchanged.items():
-            if places.size and places[0] <= place <= self.start + stop - 1:
-                places[place - self.start - start] = other
+            if first <= place < last:
+                places[place - first] = other
         mixed = permute(places, total, make_key(seed, "split", self.raw_split, *later))
         return tuple((mixed if self.fresh is None else self.fresh[mixed]).tolist())
 

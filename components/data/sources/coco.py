@@ -33,9 +33,9 @@ class Coco(Source):
     """annotations/instances_train*.json, and val and test where there are any, with the images beside.
 
     The images of instances_train2017.json lie in train2017, images/train2017, images or the root. Crowds are in the
-    mask and not among the boxes; smaller objects lie above larger ones. What nobody drew is unknown in the mask: the box
-    of an object without segmentation, and the images of a list without any object; there is no mask where no object of
-    the data set is drawn. Boxes without area are dropped and counted.
+    mask and not among the boxes; smaller objects lie above larger ones. What nobody drew is unknown in the mask: the
+    box of an object without segmentation, and the images of a list without any object; there is no mask where no object
+    of the data set is drawn. Boxes without area are dropped and counted.
     The lists are rewritten once into the cache, an image per line, so that a worker reads only what it needs.
     """
 
@@ -67,7 +67,7 @@ class Coco(Source):
         self.splits = {split: len(_starts(folder)) for split, folder in self._lists.items()}
         counts = {split: json.loads((folder / _COUNTS).read_text()) for split, folder in self._lists.items()}
         self._masked = any(count["drawn"] for count in counts.values())
-        self._bare = {split for split, count in counts.items() if not any(count.values())}
+        self._bare = {split for split, count in counts.items() if not count["objects"]}
         if self._bare or any(count["undrawn"] for count in counts.values()):
             self.revision = "masks that nobody drew;"
         self.fields = {"image": IMAGE_EXTENSIONS, "boxes": "boxes.json"} | (
@@ -143,8 +143,9 @@ def _rewrite(path: Path, folder: Path) -> None:
             file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
     np.save(folder / _STARTS, np.array(starts, np.int64), allow_pickle=False)
     (folder / _CATEGORIES).write_text(json.dumps(names))
-    drawn = sum(_is_drawn(thing) for _, thing in objects)
-    (folder / _COUNTS).write_text(json.dumps({"drawn": drawn, "undrawn": len(objects) - drawn}))
+    drawn = [_is_drawn(thing) for _, thing in objects]
+    undrawn = sum(not done and _has_area(thing["box"]) for done, (_, thing) in zip(drawn, objects, strict=True))
+    (folder / _COUNTS).write_text(json.dumps({"objects": len(objects), "drawn": sum(drawn), "undrawn": undrawn}))
 
 
 def _objects(
@@ -174,6 +175,11 @@ def _is_drawn(thing: Record) -> bool:
     return any(segmentation) if isinstance(segmentation, list) else bool(segmentation)
 
 
+def _has_area(box: Sequence[float]) -> bool:
+    left, top, right, bottom = box
+    return left < right and top < bottom
+
+
 def _paint(objects: Sequence[Record], height: int, width: int, ground: int = 0) -> NDArray[np.uint8]:
     """uint8 (H, W): class + 1 of the smallest object at each pixel, UNKNOWN where that is a box without outline, and
     ``ground`` where there is none."""
@@ -192,6 +198,8 @@ def _paint(objects: Sequence[Record], height: int, width: int, ground: int = 0) 
 def _inside(box: Sequence[float], height: int, width: int) -> Bools:
     """The pixels, bool (H, W), that a box touches."""
     region_HW = np.zeros((height, width), np.bool_)
+    if not _has_area(box):
+        return region_HW
     left, top, right, bottom = box
     columns, rows = (
         slice(max(0, int(np.floor(a))), max(0, int(np.ceil(b)))) for a, b in ((left, right), (top, bottom))

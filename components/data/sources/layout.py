@@ -122,8 +122,8 @@ def check_no_splits(root: Path, tops: Sequence[str], classes: bool = True) -> No
     meant = [split for split in guess.values() if split]
     others = [top for top in tops if top not in named]
     if named and others:
-        shown = ["loose images" if top == LOOSE else top for top in others]
-        doubt = f"{first_of(named, 5)} {_are(named, 'named')} as splits are, {first_of(shown, 5)} not"
+        shown = ["what lies loose" if top == LOOSE else top for top in others]
+        doubt = f"{first_of(named, 5)} {_are(named, 'named')} as splits are, {first_of(shown, 5)} {_are(shown, 'not')}"
     elif len(set(meant)) < len(meant):
         doubt = f"several folders mean one split ({first_of(folders, 5)})"
     elif named:

@@ -113,8 +113,10 @@ def test_split_folders_are_recognised(tmp_path: Path) -> None:
     assert source.locate("val", 0) == "Valid/a/2.png"
 
 
-def test_a_folder_called_train_beside_others_is_a_class(tmp_path: Path) -> None:
-    source = open_source(fill(tmp_path, "train/1.png", "car/1.png"))
+def test_a_folder_called_train_beside_others_is_a_class_if_the_user_says_so(tmp_path: Path) -> None:
+    config = fill(tmp_path, "train/1.png", "car/1.png")
+    assert fails(config).startswith(f"{tmp_path}: train is named as splits are, car is not: say which is which with ")
+    source = open_source(config.model_copy(update={"splits": "classes"}))
     assert (source.splits, source.classes) == ({"train": 2}, ("car", "train"))
 
 

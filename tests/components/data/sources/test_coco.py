@@ -160,3 +160,38 @@ def test_wrong_folders(tmp_path: Path, home: Path) -> None:
     path.with_name("instances_mine.json").unlink()
     path.with_name("instances_train.json").unlink()
     assert refused("coco", tmp_path).startswith(f"no annotations/instances_train*.json in {tmp_path}: use --root with")
+
+
+def bare(thing: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in thing.items() if key != "segmentation"} | changes
+
+
+@pytest.mark.parametrize("nothing", [{}, {"segmentation": []}, {"segmentation": [[]]}])
+def test_boxes_alone_have_no_mask(tmp_path: Path, home: Path, nothing: dict[str, Any]) -> None:
+    things = [bare(thing, **nothing) for thing in content()["annotations"]]
+    small(tmp_path, content(annotations=things))
+    source = open_with("coco", tmp_path)
+    assert "mask" not in source.fields and source.revision
+    assert all("mask.png" not in source.read("train", k).members for k in range(source.splits["train"]))
+
+
+def test_what_nobody_drew_is_unknown_in_the_mask(tmp_path: Path, home: Path) -> None:
+    drawn = content()["annotations"][0] | {"bbox": [1, 1, 3, 2], "segmentation": [[1, 1, 4, 1, 4, 3, 1, 3]]}
+    boxed = bare(drawn, id=99, bbox=[2, 2, 6, 4])
+    small(tmp_path, content(annotations=[drawn, boxed]))
+    image = next(i for i, each in enumerate(content()["images"]) if each["id"] == drawn["image_id"])
+    source = open_with("coco", tmp_path)
+    mask = decode_map(source.read("train", image).members["mask.png"])
+    expected = np.zeros_like(mask)
+    expected[2:6, 2:8] = 255
+    expected[1:3, 1:4] = mask[1, 1]
+    assert mask[1, 1] in (1, 2) and mask.tolist() == expected.tolist()
+
+
+def test_images_of_a_list_without_any_object_are_unknown(tmp_path: Path, home: Path) -> None:
+    small(tmp_path)
+    assert not open_with("coco", tmp_path).revision
+    small(tmp_path, content(annotations=[]), "test2017")
+    source = open_with("coco", tmp_path)
+    assert source.revision and set(np.unique(decode_map(source.read("test", 0).members["mask.png"]))) == {255}
+    assert set(np.unique(decode_map(source.read("train", 0).members["mask.png"]))) != {255}
