@@ -104,7 +104,11 @@ def test_split_folders_below_the_classes(tmp_path: Path) -> None:
 
 def test_a_table_of_files(tmp_path: Path) -> None:
     lay(tmp_path, *(f"train_{k}.png" for k in range(3)), "test_1.png", "more/1.png")
-    rows = [("file", "split", "label"), ("train_0.png", "train", "b"), ("train_1.png", "train", "a")]
+    rows: list[tuple[str, ...]] = [
+        ("file", "split", "label"),
+        ("train_0.png", "train", "b"),
+        ("train_1.png", "train", "a"),
+    ]
     told = table(tmp_path / "s.csv", *rows, ("test_1.png", "TEST", "b"))
     source = open_source(config(tmp_path, told))
     assert names(source) == {"train": ["train_0.png", "train_1.png"], "test": ["test_1.png"]}
@@ -112,7 +116,7 @@ def test_a_table_of_files(tmp_path: Path) -> None:
     assert source.classes == ("a", "b") and labels is not None and labels.tolist() == [1, 0]
     assert source.read("test", 0).members["cls"] == b"1"
     assert source.left_out == {".": 1, "more": 1}
-    for wrong, said in [
+    cases: list[tuple[list[tuple[str, ...]], str]] = [
         ([("file", "split", "lable")], "line 1: the columns are file,split,lable: they must be"),
         ([*rows, ("gone.png", "train", "a")], f"line 4: no image gone.png in {tmp_path}"),
         ([*rows, ("test_1.png", "tset", "a")], "line 4: 'tset' is no split"),
@@ -120,7 +124,8 @@ def test_a_table_of_files(tmp_path: Path) -> None:
         ([*rows, ("test_1.png", "test", "")], "line 4: no label, and other lines have one"),
         ([*rows, ("test_1.png", "test")], "line 4: 2 values for the 3 columns"),
         ([("file", "split"), ("test_1.png", "test")], "no file of the training split"),
-    ]:
+    ]
+    for wrong, said in cases:
         assert said in refusal(config(tmp_path, table(tmp_path / "w.csv", *wrong)))
     assert "cannot be read (No such file" in refusal(config(tmp_path, "none.csv"))
 
