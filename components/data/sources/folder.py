@@ -9,7 +9,7 @@ from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import key_of, open_root, read_file
-from components.data.sources.layout import images_by_split, names_told, revision_of
+from components.data.sources.layout import images_by_split, names_told
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -34,11 +34,7 @@ class Folder(Source):
     def __init__(self, config: DataConfig, options: Config) -> None:
         known = {*SPLIT_NAMES, *names_told(config)}
         self._root = open_root(config, "the folder that holds the images, or its .tar", known)
-        self._paths, self.left_out, self._labels = images_by_split(self._root, config.splits)
-        if config.splits is None and len(self._paths) > 1:
-            self.revision = revision_of(
-                path.relative_to(self._root).parts[0] for ((_, path), *_) in self._paths.values()
-            )
+        self._paths, self.left_out, self._labels, self.revision = images_by_split(self._root, config.splits)
         self._classes_of = self._label()
         self.splits = {split: len(names) for split, names in self._paths.items()}
         self.fields = {"image": IMAGE_EXTENSIONS} | ({"label": "cls"} if self.classes else {})

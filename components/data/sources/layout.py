@@ -45,6 +45,7 @@ class Laid(NamedTuple):
     splits: dict[str, Paths]
     left_out: dict[str, int]
     labels: dict[Path, str] | None = None
+    revision: str = ""  # Source.revision
 
 
 class LaidPairs(NamedTuple):
@@ -52,6 +53,7 @@ class LaidPairs(NamedTuple):
 
     splits: dict[str, Pairs]
     left_out: dict[str, int]
+    revision: str = ""  # Source.revision
 
 
 def names_told(config: DataConfig) -> set[str]:
@@ -73,7 +75,8 @@ def images_by_split(root: Path, told: str | None = None) -> Laid:
     """
     paths = need_images(root)
     if told is None:
-        return Laid(_by_names(root, paths), {})
+        splits, revision = _by_names(root, paths)
+        return Laid(splits, {}, None, revision)
     if told == CLASSES:
         return Laid({"train": [(path, root / path) for path in paths]}, {})
     return _by_table(root, paths, told) if is_table(told) else _by_told(root, paths, told)
@@ -84,14 +87,15 @@ def tops_of(paths: Iterable[PurePosixPath]) -> list[str]:
     return sorted({path.parts[0] if len(path.parts) > 1 else LOOSE for path in paths})
 
 
-def _by_names(root: Path, paths: Sequence[PurePosixPath]) -> dict[str, Paths]:
+def _by_names(root: Path, paths: Sequence[PurePosixPath]) -> tuple[dict[str, Paths], str]:
+    """(files by split, `Source.revision`)."""
     tops = tops_of(paths)
     if not are_splits(tops):
         check_no_splits(root, tops)
         _check_below(root, paths, tops)
         _check_files(root, paths)
-        return {"train": [(path, root / path) for path in paths]}
-    return _without(root, paths, {top: SPLIT_NAMES[top.lower()] for top in tops}, 0)
+        return {"train": [(path, root / path) for path in paths]}, ""
+    return _without(root, paths, {top: SPLIT_NAMES[top.lower()] for top in tops}, 0), revision_of(tops)
 
 
 def _without(root: Path, paths: Iterable[PurePosixPath], split_of: Mapping[str, str], level: int) -> dict[str, Paths]:
@@ -328,7 +332,7 @@ def partners_by_split(root: Path, first: str, second: str, kind: str, told: str 
             for name, side in zip((first, second), sides, strict=True)
             for top, n in side.left_out.items()
         }
-        return LaidPairs(pairs, left_out | count_images(root, others_in(root, {first, second})))
+        return LaidPairs(pairs, left_out | count_images(root, others_in(root, {first, second})), sides[0].revision)
     named = folders_and_archives(root)
     split_of = _split_folders(root, first, kind, named, told)
     splits: dict[str, Pairs] = {}
@@ -338,7 +342,8 @@ def partners_by_split(root: Path, first: str, second: str, kind: str, told: str 
         here, there = (_need_folder(folder, side) for side in (first, second))
         firsts, seconds = ([(path, side / path) for path in need_images(side)] for side in (here, there))
         splits.setdefault(split, []).extend(match_partners(split if told is None else name, firsts, seconds))
-    return LaidPairs(splits, count_images(root, others_in(root, split_of)))
+    revision = revision_of(split_of) if told is None else ""
+    return LaidPairs(splits, count_images(root, others_in(root, split_of)), revision)
 
 
 def _split_folders(root: Path, first: str, kind: str, named: Sequence[str], told: str | None) -> dict[str, str]:

@@ -50,7 +50,7 @@ class Masks(Source):
         self._stored_of[list(names)] = np.arange(1, 1 + len(names))
         self._stored_of[list(options.ignore)] = UNKNOWN
         self._ignored = options.ignore
-        self._pairs, self.left_out = partners_by_split(
+        self._pairs, self.left_out, self.revision = partners_by_split(
             self._root, options.images, options.masks, self.name, config.splits
         )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}

@@ -50,13 +50,13 @@ class PairsSource(Source):
         self._image = options.image
         self._pairs: dict[str, Pairs]
         if options.image in _HALVES:
-            splits, self.left_out, _ = images_by_split(self._root, config.splits)
+            splits, self.left_out, _, self.revision = images_by_split(self._root, config.splits)
             self._pairs = {
                 split: [Pair(str(path.relative_to(self._root)), path, path) for _, path in paths]
                 for split, paths in splits.items()
             }
         else:
-            self._pairs, self.left_out = partners_by_split(
+            self._pairs, self.left_out, self.revision = partners_by_split(
                 self._root, options.image, options.target, self.name, config.splits
             )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}

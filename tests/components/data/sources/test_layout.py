@@ -202,6 +202,7 @@ def test_partners_in_split_folders_of_common_names(tmp_path: Path) -> None:
     lay(tmp_path, *(f"{split}/{side}/1.png" for split in ("train", "dev") for side in "AB"), "docs/1.png")
     opened = open_source(config(tmp_path, None, "pairs", image="A", target="B"))
     assert (opened.splits, opened.left_out) == ({"train": 1, "val": 1}, {"docs": 1})
+    assert opened.revision, "an earlier preparation without dev is not reused"
     lay(tmp_path, "val/A/1.png", "val/B/1.png")
     text = refusal(config(tmp_path, None, "pairs", image="A", target="B"))
     assert "several folders mean one split" in text and "--splits train=train,val=dev+val " in text
