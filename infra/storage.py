@@ -42,9 +42,14 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
 
 
+def local_path(url: str) -> Path:
+    """The path of a folder or file that ``url`` names, a path as it is or a file:// URL, where %3F is a ``?``."""
+    return Path(urllib.parse.unquote(url.removeprefix("file://")) if url.startswith("file://") else url)
+
+
 def absolute(url: str) -> str:
-    """``url`` as it reads from any working directory."""
-    return url if is_remote(url) else str(Path(url).absolute())
+    """``url`` as it reads from any working directory; of a file:// URL its path."""
+    return url if is_remote(url) else str(local_path(url).absolute())
 
 
 def sha256_of(file: Path) -> str:
@@ -71,7 +76,7 @@ class Storage:
         self._lock = threading.Lock()
         self._opened: dict[int, Any] = {}
         if not self.remote:
-            self.folder = Path(urllib.parse.unquote(url.removeprefix("file://")))
+            self.folder = local_path(self.url)
             return
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme != "s3" or len(parts.netloc) < 3:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.tracking import database_uri
+
 
 @dataclass(frozen=True)
 class Session:
@@ -25,4 +27,4 @@ class Session:
     @property
     def tracking(self) -> str:
         """The tracking server's address: the one that was asked for, or the database in the home folder."""
-        return self.tracking_uri or f"sqlite:///{self.folder('mlflow.db')}"
+        return self.tracking_uri or database_uri(self.folder("mlflow.db"))
