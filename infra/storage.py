@@ -141,8 +141,7 @@ class Storage:
 
     def download(self, name: str, file: Path) -> Path:
         """Copy the file ``name`` to the local path ``file``, atomically; a large one by ranges, several at a time."""
-        with self._local():
-            file.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(file.parent)
         with _temporary_beside(file) as temporary, self._local():
             if self.remote:
                 key = self._key(name)
@@ -162,8 +161,8 @@ class Storage:
             self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data), name)
             return
         path = self._path(name)
+        self._make_folder(path.parent)
         with self._local():
-            path.parent.mkdir(parents=True, exist_ok=True)
             with _temporary_beside(path) as temporary:
                 with temporary.open("wb") as stream:
                     stream.write(data)
@@ -179,8 +178,8 @@ class Storage:
                 self._ask(lambda: self._carrier.upload_file(str(file), self.bucket, key, Config=_in_parts()), name)
             return
         path = self._path(name)
+        self._make_folder(path.parent)
         with self._local():
-            path.parent.mkdir(parents=True, exist_ok=True)
             with _temporary_beside(path) as temporary:
                 shutil.copyfile(file, temporary)
                 with temporary.open("rb") as stream:
@@ -238,6 +237,13 @@ class Storage:
 
     def _path(self, name: str) -> Path:
         return self.folder / _safe(name)
+
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            place, reason = error.filename or folder, error.strerror or error
+            raise OutsideError(f"cannot make the folder {place}: {reason}; choose a place you may write to") from error
 
     @contextmanager
     def _local(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from infra.errors import OutsideError
+from infra.errors import OutsideError, disk_fault
 from infra.storage import Storage, is_remote, local_path
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ def _readable(method: Callable[P, R]) -> Callable[P, R]:
         except OutsideError:
             raise
         except Exception as error:
+            if fault := disk_fault(error):
+                raise OutsideError(fault) from error
             module = type(error).__module__.partition(".")[0]
             if module not in ("mlflow", "requests", "sqlalchemy", "sqlite3", "urllib3", "botocore", "boto3"):
                 raise
@@ -125,7 +127,7 @@ def _readable(method: Callable[P, R]) -> Callable[P, R]:
 def _explain(uri: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     where = shown(uri)
-    if re.search(r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied", text):
+    if _is_server(uri) and re.search(r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied", text):
         return f"tracking server {where} refuses access: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if _is_server(uri) and re.search(r"Max retries|Connection|timed out|Failed to resolve", text):
         return f"tracking server {where} does not answer: start it, or correct MLFLOW_TRACKING_URI"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from components.errors import Diverged, UserError
-from infra.errors import OutsideError
+from infra.errors import OutsideError, disk_fault
 from pipelines.session import Session
 
 if TYPE_CHECKING:
@@ -711,6 +711,12 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except Exception as error:  # of any place that a command reads or writes; a mistake of the program passes
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        terminal.error(fault)
+        return 2
     if code == 130:
         terminal.note("interrupted; finished steps stay finished, and the same command goes on from here")
     return int(code)

@@ -17,7 +17,7 @@ from components.data.order import Plan, check_divisible
 from components.errors import Diverged, Stopped, UserError
 from components.tasks.base import get_task, resolve_weights
 from infra.cluster import connect
-from infra.errors import OutsideError
+from infra.errors import OutsideError, disk_fault
 from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
@@ -196,6 +196,8 @@ def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
         causes = sorted(error.worker_failures.values(), key=_loudness)
         if isinstance(causes[0], UserError | OutsideError):
             raise causes[0] from None
+        if fault := disk_fault(causes[0]):
+            raise OutsideError(fault) from error
         if _is_loss(causes[0]):
             raise OutsideError(
                 f"training lost a worker {recipe.training.max_failures + 1} times (killed, out of memory, or its "
@@ -205,7 +207,8 @@ def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
 
 
 def _loudness(error: Exception) -> int:
-    return 0 if isinstance(error, UserError | OutsideError) else 1 if _is_loss(error) else 2
+    said = isinstance(error, UserError | OutsideError) or disk_fault(error) is not None
+    return 0 if said else 1 if _is_loss(error) else 2
 
 
 def _is_loss(error: Exception) -> bool:

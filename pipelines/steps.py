@@ -69,6 +69,7 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 
 def plan(steps: Sequence[Step], session: Session) -> list[Planned]:
     """What `run` would do. Nothing is written, not even a database."""
+    session.check_home()
     tracker = open_tracker(session.home, session.tracking_uri)
     known = tracker.exists()
 
