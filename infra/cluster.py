@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from infra import machine
 from infra.errors import OutsideError
 
 NAMESPACE = "genoise"
@@ -84,11 +85,10 @@ def resources() -> dict[str, float]:
 def _start_private(options: dict[str, Any], min_cpus: int) -> None:
     for key, value in PRIVATE.items():
         os.environ.setdefault(key, value)
-    cores = len(os.sched_getaffinity(0))
     start = functools.partial(
         ray.init,
         address="local",
-        num_cpus=max(cores, min_cpus),
+        num_cpus=max(machine.cores(), min_cpus),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         **options,

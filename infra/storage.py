@@ -34,8 +34,9 @@ PARTS_AT_ONCE = 4  # of one file; a machine has as many of them under way as it 
 
 BAD_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId", "401"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
-BUSY = {"SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "BandwidthLimitExceeded"}
-BUSY |= {"TooManyRequests", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailable", "429", "503"}
+BUSY = {"SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled"}
+BUSY |= {"BandwidthLimitExceeded", "TooManyRequests", "TooManyRequestsException", "RequestLimitExceeded"}
+BUSY |= {"ServiceUnavailable", "429", "503"}
 CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}  # with what somebody else does at this moment
 TRANSIENT = {"RequestTimeout", "InternalError", *BUSY, *CONFLICT}
 TRANSIENT |= {"NoSuchUpload"}  # its answer was lost, or the server has forgotten the parts: begun anew
@@ -168,13 +169,12 @@ class Storage:
             return
         path = self._path(name)
         self._make_folder(path.parent)
-        with self._local():
-            with _temporary_beside(path) as temporary:
-                with temporary.open("wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
+        with self._local(), _temporary_beside(path) as temporary:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
 
     def upload(self, file: Path, name: str) -> None:
         """Copy the local ``file`` to ``name``; a large one in parts, which become visible together."""
@@ -185,12 +185,11 @@ class Storage:
             return
         path = self._path(name)
         self._make_folder(path.parent)
-        with self._local():
-            with _temporary_beside(path) as temporary:
-                shutil.copyfile(file, temporary)
-                with temporary.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
+        with self._local(), _temporary_beside(path) as temporary:
+            shutil.copyfile(file, temporary)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
 
     def delete(self, name: str) -> None:
         """Remove the file ``name``; no error where there is none."""

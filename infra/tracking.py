@@ -127,7 +127,8 @@ def _readable(method: Callable[P, R]) -> Callable[P, R]:
 def _explain(uri: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     where = shown(uri)
-    if _is_server(uri) and re.search(r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied", text):
+    refused = r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied"
+    if not uri.startswith(SQLITE) and re.search(refused, text):
         return f"tracking server {where} refuses access: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if _is_server(uri) and re.search(r"Max retries|Connection|timed out|Failed to resolve", text):
         return f"tracking server {where} does not answer: start it, or correct MLFLOW_TRACKING_URI"

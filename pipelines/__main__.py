@@ -53,7 +53,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Ray cluster, such as auto or ray://host:10001.",
+        help="Ray cluster: HOST:6379 from one of its machines, auto for the one that runs here, or local for none.",
         show_default="RAY_ADDRESS, else this machine",
     ),
 ]
@@ -123,10 +123,12 @@ def demo(
       genoise demo --dry-run
       genoise demo --set training.epochs=8
     """
-    from pipelines.recipes import DEMO, DEMO_SETTINGS, load_recipes
+    from infra import machine
+    from pipelines.recipes import DEMO, demo_settings, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(DEMO, [*DEMO_SETTINGS, *(set_ or [])]), 1, session, json_)
+    settings = demo_settings(machine.cores() if session.private else 2)
+    _table(load_recipes(DEMO, [*settings, *(set_ or [])]), 1, session, json_)
 
 
 @app.command()

@@ -98,6 +98,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
         body=lambda run, inputs: _train(recipe, inputs[0], run, judge),
         inputs=(prepared,),
         cores=recipe.training.workers * recipe.training.cpus if task.players else 1,
+        cpus=recipe.training.cpus if task.players else 1,
         params=_shown(recipe),
     )
 
@@ -227,11 +228,13 @@ def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
     training = recipe.training
     resources = connect(run.workflow.session.address)
     gpu = resources.get("GPU", 0.0) > 0
-    if resources.get("GPU" if gpu else "CPU", 0.0) < training.workers * (1 if gpu else training.cpus):
-        raise UserError(
-            f"training.workers={training.workers} needs {training.workers * training.cpus} CPUs and the cluster has "
-            f"{resources.get('CPU', 0):g}: use fewer workers or a larger cluster"
-        )
+    for kind, each in {"CPU": training.cpus, **({"GPU": 1} if gpu else {})}.items():
+        there = resources.get(kind, 0.0)
+        if there < training.workers * each:
+            raise UserError(
+                f"training.workers={training.workers} needs {training.workers * each} {kind}s and the cluster has "
+                f"{there:g}: --set training.workers={int(there // each) or 1} or fewer, or a larger cluster"
+            )
     return TorchTrainer(
         train_worker,
         train_loop_config=job,

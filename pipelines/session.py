@@ -27,6 +27,11 @@ class Session:
         """Where the step with that fingerprint works: the same folder when it was cut off and is continued."""
         return self.folder("runs") / fingerprint[:16]
 
+    @property
+    def private(self) -> bool:
+        """Whether Ray runs on this machine alone: as infra.cluster has it, which cannot be asked without its import."""
+        return (self.address or os.environ.get("RAY_ADDRESS")) in (None, "", "local")
+
     def check_home(self) -> None:
         """Fail now if nothing can be written into the home folder; writes nothing itself."""
         home = self.home.absolute()

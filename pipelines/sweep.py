@@ -143,6 +143,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
         body=lambda run, inputs: _search(wanted, cost or Cost(0.0, 0), run, inputs),
         inputs=(prepare_step(wanted.recipes[0].data), *ends),
         cores=max(base.cores for base in bases),
+        cpus=max(bases, key=lambda base: base.cores).cpus,
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
 
@@ -210,6 +211,7 @@ def verdict_step(wanted: Sweep, search: Step, seeds: int) -> Step:
         body=lambda run, inputs: _judge(wanted, inputs[0].value, run, seeds),
         inputs=(search,),
         cores=search.cores,
+        cpus=search.cpus,
     )
 
 
