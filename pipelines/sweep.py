@@ -61,6 +61,7 @@ def sweep(wanted: Sweep, seeds: int, session: Session) -> Value:
 def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Value]:
     """The steps that `sweep` would run or reuse before its trials, and the facts of its space and cost."""
     _check_unchanged(wanted, session)
+    planned = steps.plan([search_step(wanted)], session)
     one = trial_cost(wanted)
     trials, searched = _count(wanted, one)
     tests = 2 * seeds * len(wanted.recipes) + (seeds * len(wanted.recipes) if wanted.universal else 0)
@@ -77,7 +78,7 @@ def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Va
     }
     if note := unscaled_note(wanted.recipes, wanted.space):
         facts["note"] = note
-    return steps.plan([search_step(wanted)], session), facts
+    return planned, facts
 
 
 def trial_cost(wanted: Sweep) -> Cost:
