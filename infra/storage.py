@@ -270,8 +270,8 @@ class Storage:
         for attempt in range(attempts):
             try:
                 return call()
-            except RecursionError as error:  # botocore follows a redirect that names no region to itself
-                raise OutsideError(self._elsewhere("")) from error
+            except RecursionError as circle:  # botocore follows a redirect that names no region to itself
+                raise OutsideError(self._elsewhere("")) from circle
             except (BotoCoreError, ClientError, Boto3Error) as caught:
                 error = _cause(caught)
                 if attempt + 1 == attempts or not _may_pass(error):
@@ -326,7 +326,7 @@ class Storage:
 
         try:
             self._client.head_bucket(Bucket=self.bucket)
-        except (BotoCoreError, ClientError):
+        except (BotoCoreError, ClientError, RecursionError):
             return False
         return True
 

@@ -66,12 +66,25 @@ def test_a_home_on_a_disk_that_takes_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_a_home_whose_database_is_none(tmp_path: Path) -> None:
     """MLflow would try for two minutes."""
-    for make in (lambda file: file.write_bytes(b"no database" * 1000), lambda file: file.mkdir()):
-        file = tmp_path / "mlflow.db"
-        make(file)
-        with pytest.raises(OutsideError, match=f"cannot use the tracking database {file}: "):
-            open_tracker(tmp_path).check()
-        file.unlink() if file.is_file() else file.rmdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "mlflow.db").write_bytes(b"no database" * 1000)
+    (tmp_path / "folder" / "mlflow.db").mkdir(parents=True)
+    for home in (tmp_path / "text", tmp_path / "folder"):
+        with pytest.raises(OutsideError, match=f"cannot use the tracking database {home}/mlflow.db: "):
+            open_tracker(home).check()
+
+
+def test_a_database_that_finds_no_room(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite's own limit on the size of a file stands in for the disk."""
+    (tmp_path / "mlflow.db").write_bytes((empty_store / "mlflow.db").read_bytes())
+    tracker = open_tracker(tmp_path)
+    tracker.check()
+    store = tracker.client._tracking_client.store
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count = 1")  # the one connection of the pool
+    with pytest.raises(OutsideError, match=r"mlflow\.db: database or disk is full; choose another --home$"):
+        for _ in range(200):
+            tracker.start_run("x", params={"text": "x" * 5000})
 
 
 # What any other place may refuse
