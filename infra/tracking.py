@@ -128,7 +128,7 @@ def _explain(uri: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     where = shown(uri)
     written = re.search(
-        r"\(sqlite3\.\w+\) ([^\[(]*(?:is full|readonly|read-only|unable to open|disk I/O)[^\[(]*)", text
+        r"\(sqlite3\.\w+\) ([^\[(]*(?:is full|read-?only|unable to open|disk I/O)[^\[(]*)", text
     )
     if uri.startswith(SQLITE) and written:
         return f"cannot use the tracking database {_database_of(uri)}: {written[1].strip()}; choose another --home"
