@@ -314,9 +314,9 @@ class Storage:
             ours = f" ({self._client.meta.region_name}, {self._client.meta.endpoint_url})"
         except (BotoCoreError, RecursionError):
             ours = ""
-        there, right = (f"it is in {region}", region) if region else ("another region, or another server", "ITS-REGION")
+        there, right = (region, region) if region else ("another region, or on another server", "ITS-REGION")
         return (
-            f"the bucket {self.bucket!r} (for {self.url}) is not where it was asked for{ours}, {there}: "
+            f"the bucket {self.bucket!r} (for {self.url}) is not where it was asked for{ours}, but in {there}: "
             f"set AWS_REGION={right} and AWS_DEFAULT_REGION={right}, or correct AWS_ENDPOINT_URL"
         )
 

@@ -124,7 +124,7 @@ def test_a_bucket_in_another_region(server: Server, answer: Answer, call: str) -
     server.answer, server.times = answer, 99
     said = refused(CALLS[call])
     if not (call == "size" and answer.status == 400 and not answer.headers):  # HEAD has no body to tell
-        assert "'shards'" in said and "it is in eu-west-1: set AWS_REGION=eu-west-1 and AWS_DEFAULT_REGION=" in said
+        assert "'shards'" in said and "but in eu-west-1: set AWS_REGION=eu-west-1 and AWS_DEFAULT_REGION=" in said
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -132,7 +132,7 @@ def test_a_bucket_in_another_region(server: Server, answer: Answer, call: str) -
 def test_a_redirect_that_names_no_region(server: Server, call: str, answer: Answer) -> None:
     server.answer, server.times = answer, 10**6
     said = refused(CALLS[call])
-    assert "another region, or another server" in said and "AWS_REGION=" in said and "AWS_ENDPOINT_URL" in said
+    assert "another region, or on another server" in said and "AWS_REGION=" in said and "AWS_ENDPOINT_URL" in said
 
 
 def test_a_large_file_into_another_region(server: Server, tmp_path: Path) -> None:
