@@ -127,9 +127,7 @@ def _readable(method: Callable[P, R]) -> Callable[P, R]:
 def _explain(uri: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     where = shown(uri)
-    written = re.search(
-        r"\(sqlite3\.\w+\) ([^\[(]*(?:is full|read-?only|unable to open|disk I/O)[^\[(]*)", text
-    )
+    written = re.search(r"\(sqlite3\.\w+\) ([^\[(]*(?:is full|read-?only|unable to open|disk I/O)[^\[(]*)", text)
     if uri.startswith(SQLITE) and written:
         return f"cannot use the tracking database {_database_of(uri)}: {written[1].strip()}; choose another --home"
     refused = r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied"

@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
 
@@ -202,3 +202,36 @@ def test_an_address_that_is_refused_is_not_suggested(capsys: pytest.CaptureFixtu
     assert run(["pretrain", "--help"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "ray://" not in said and "HOST:6379" in said
+
+
+# Faults of other processes
+
+
+def test_a_full_disk_of_a_worker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.train
+
+    from pipelines import pretrain
+
+    lost = ConnectionError("the other worker is gone")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/runs/ids.jsonl")
+
+    class Trainer:
+        def fit(self) -> NoReturn:
+            raise ray.train.WorkerGroupError("two failed", {0: lost, 1: full})
+
+    monkeypatch.setattr(pretrain, "_trainer", lambda *_: Trainer())
+    recipe = load_recipes(["rotation"], [])[0]
+    with pytest.raises(OutsideError, match=r"^cannot use /runs/ids.jsonl \(No space left on device\): make room"):
+        pretrain._fit(recipe, {}, cast(Any, None))  # the run is only handed on to the trainer
+
+
+def test_a_full_disk_of_a_remote_task_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.exceptions import RayTaskError
+
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/0.tar")
+
+    def fail(*_: object) -> NoReturn:
+        raise RayTaskError("f", "a long\ntraceback", full).as_instanceof_cause()
+
+    monkeypatch.setattr("pipelines.steps.run", fail)
+    assert "cannot use /cache/0.tar (No space left on device)" in refused("prepare", "shapes", *SMALL)
