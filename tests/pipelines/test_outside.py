@@ -228,10 +228,11 @@ def test_a_full_disk_of_a_worker_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_full_disk_of_a_remote_task_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.exceptions import RayTaskError
 
+    remote: Any = RayTaskError  # Ray leaves it without types
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/cache/0.tar")
 
     def fail(*_: object) -> NoReturn:
-        raise RayTaskError("f", "a long\ntraceback", full).as_instanceof_cause()
+        raise remote("f", "a long\ntraceback", full).as_instanceof_cause()
 
     monkeypatch.setattr("pipelines.steps.run", fail)
     assert "cannot use /cache/0.tar (No space left on device)" in refused("prepare", "shapes", *SMALL)
