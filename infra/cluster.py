@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 
+from infra import machine
 from infra.errors import OutsideError
 
 NAMESPACE = "genoise"
@@ -64,10 +65,19 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
         except OutsideError:
             raise
         except Exception as error:  # Ray raises no less when a machine is too busy to start it in time
-            where = f"the Ray cluster at {shared}" if shared else "a private Ray instance"
-            said = (" ".join(str(error).split()) or type(error).__name__)[:200]
-            raise OutsideError(f"cannot reach {where}: {said}; check RAY_ADDRESS and `ray status`") from error
+            raise OutsideError(_explain(error, shared, "--address" if address else "RAY_ADDRESS")) from error
     return resources()
+
+
+def _explain(error: Exception, shared: str | None, told_by: str) -> str:
+    """Why Ray is not there: a cluster that was named by ``told_by``, or, where none was, this machine's own."""
+    said = (" ".join(str(error).split()) or type(error).__name__)[:200]
+    if shared:
+        return f"cannot reach the Ray cluster at {shared}: {said}; correct {told_by}, and see `ray status` there"
+    return (
+        f"Ray did not start on this machine: {said}; it may be too busy, or short of memory or of room in "
+        f"{os.environ.get('RAY_TMPDIR', '/tmp/ray')}: see to it, and give the same command again"
+    )
 
 
 def cpus() -> int:
@@ -84,11 +94,10 @@ def resources() -> dict[str, float]:
 def _start_private(options: dict[str, Any], min_cpus: int) -> None:
     for key, value in PRIVATE.items():
         os.environ.setdefault(key, value)
-    cores = len(os.sched_getaffinity(0))
     start = functools.partial(
         ray.init,
         address="local",
-        num_cpus=max(cores, min_cpus),
+        num_cpus=max(machine.cores(), min_cpus),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         **options,
@@ -116,7 +125,10 @@ def _in_lasting_thread(start: Callable[[], Any]) -> None:
 
 def _join(address: str, options: dict[str, Any]) -> None:
     if address.startswith("ray://"):
-        raise OutsideError(f"{address}: jobs are submitted, `ray job submit --working-dir . -- genoise ...`")
+        raise OutsideError(
+            f"{address}: Ray's client is not used: submit a job, `ray job submit --working-dir . -- genoise ...`, "
+            "or give --address HOST:6379 (or auto) on a machine of the cluster"
+        )
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         # Asked first: where nobody answers, Ray ends the whole process, after minutes, without an exception.

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import random
+import re
 import shutil
 import tempfile
 import threading
@@ -33,8 +34,14 @@ PARTS_AT_ONCE = 4  # of one file; a machine has as many of them under way as it 
 
 BAD_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "InvalidClientTokenId", "401"}
 MISSING = {"NoSuchKey", "404", "NotFound"}
-TRANSIENT = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable"}
+BUSY = {"SlowDown", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled"}
+BUSY |= {"BandwidthLimitExceeded", "TooManyRequests", "TooManyRequestsException", "RequestLimitExceeded"}
+BUSY |= {"ServiceUnavailable", "429", "503"}
+CONFLICT = {"ConditionalRequestConflict", "OperationAborted", "409"}  # with what somebody else does at this moment
+TRANSIENT = {"RequestTimeout", "InternalError", *BUSY, *CONFLICT}
 TRANSIENT |= {"NoSuchUpload"}  # its answer was lost, or the server has forgotten the parts: begun anew
+OTHER_REGION = {"PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed"}
+OTHER_REGION |= {"IllegalLocationConstraintException", "IncorrectEndpoint", "301", "302", "307"}
 
 
 def is_remote(url: str) -> bool:
@@ -42,9 +49,14 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("file://")
 
 
+def local_path(url: str) -> Path:
+    """The path of a folder or file that ``url`` names, a path as it is or a file:// URL, where %3F is a ``?``."""
+    return Path(urllib.parse.unquote(url.removeprefix("file://")) if url.startswith("file://") else url)
+
+
 def absolute(url: str) -> str:
-    """``url`` as it reads from any working directory."""
-    return url if is_remote(url) else str(Path(url).absolute())
+    """``url`` as it reads from any working directory; of a file:// URL its path."""
+    return url if is_remote(url) else str(local_path(url).absolute())
 
 
 def sha256_of(file: Path) -> str:
@@ -71,7 +83,7 @@ class Storage:
         self._lock = threading.Lock()
         self._opened: dict[int, Any] = {}
         if not self.remote:
-            self.folder = Path(urllib.parse.unquote(url.removeprefix("file://")))
+            self.folder = local_path(self.url)
             return
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme != "s3" or len(parts.netloc) < 3:
@@ -136,8 +148,7 @@ class Storage:
 
     def download(self, name: str, file: Path) -> Path:
         """Copy the file ``name`` to the local path ``file``, atomically; a large one by ranges, several at a time."""
-        with self._local():
-            file.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(file.parent)
         with _temporary_beside(file) as temporary, self._local():
             if self.remote:
                 key = self._key(name)
@@ -157,14 +168,13 @@ class Storage:
             self._ask(lambda: self._client.put_object(Bucket=self.bucket, Key=self._key(name), Body=data), name)
             return
         path = self._path(name)
-        with self._local():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary_beside(path) as temporary:
-                with temporary.open("wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
+        self._make_folder(path.parent)
+        with self._local(), _temporary_beside(path) as temporary:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
 
     def upload(self, file: Path, name: str) -> None:
         """Copy the local ``file`` to ``name``; a large one in parts, which become visible together."""
@@ -174,13 +184,12 @@ class Storage:
                 self._ask(lambda: self._carrier.upload_file(str(file), self.bucket, key, Config=_in_parts()), name)
             return
         path = self._path(name)
-        with self._local():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _temporary_beside(path) as temporary:
-                shutil.copyfile(file, temporary)
-                with temporary.open("rb") as stream:
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
+        self._make_folder(path.parent)
+        with self._local(), _temporary_beside(path) as temporary:
+            shutil.copyfile(file, temporary)
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
 
     def delete(self, name: str) -> None:
         """Remove the file ``name``; no error where there is none."""
@@ -234,6 +243,13 @@ class Storage:
     def _path(self, name: str) -> Path:
         return self.folder / _safe(name)
 
+    def _make_folder(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            place, reason = error.filename or folder, error.strerror or error
+            raise OutsideError(f"cannot make the folder {place}: {reason}; choose a place you may write to") from error
+
     @contextmanager
     def _local(self) -> Iterator[None]:
         try:
@@ -254,14 +270,16 @@ class Storage:
         for attempt in range(attempts):
             try:
                 return call()
+            except RecursionError as circle:  # botocore follows a redirect that names no region to itself
+                raise OutsideError(self._elsewhere("")) from circle
             except (BotoCoreError, ClientError, Boto3Error) as caught:
                 error = _cause(caught)
                 if attempt + 1 == attempts or not _may_pass(error):
-                    raise OutsideError(self._explain(error, name)) from error
+                    raise OutsideError(self._explain(error, name, attempt + 1)) from error
                 time.sleep(FIRST_DELAY_S * 2**attempt * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _explain(self, error: Exception, name: str = "") -> str:
+    def _explain(self, error: Exception, name: str = "", attempts: int = 1) -> str:
         from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError
 
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
@@ -276,11 +294,31 @@ class Storage:
                 return f"the server refuses the access key for {self.url} ({code}): correct the AWS credentials"
             if code in ("AccessDenied", "403", "Forbidden", "AllAccessDisabled"):
                 return f"the access key has no permission for {self.url}: ask for reading and writing this bucket"
+            if code in OTHER_REGION or _region_of(error) not in ("", self._client.meta.region_name):
+                return self._elsewhere(_region_of(error))
         if _may_pass(error):
             server = self._client.meta.endpoint_url
             where, why = self.join(name) if name else self.url, " ".join(str(error).split())[:150]
+            if _is_busy(error):
+                return f"{server} is too busy (for {where}, {attempts} times): try later, or with fewer workers ({why})"
+            if isinstance(error, ClientError) and _status(error) == 409:
+                return f"somebody else writes {where} at the same time: let one of the two end, then try again ({why})"
             return f"{server} does not answer (for {where}): start it, or correct AWS_ENDPOINT_URL ({why})"
         return f"cannot use {self.url}: {' '.join(str(error).split())[:300]}"
+
+    def _elsewhere(self, region: str) -> str:
+        """One line about a bucket that is not in the region of the requests; ``region``: its own, where known."""
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            ours = f" ({self._client.meta.region_name}, {self._client.meta.endpoint_url})"
+        except (BotoCoreError, RecursionError):
+            ours = ""
+        there, right = (region, region) if region else ("another region, or on another server", "ITS-REGION")
+        return (
+            f"the bucket {self.bucket!r} (for {self.url}) is not where it was asked for{ours}, but in {there}: "
+            f"set AWS_REGION={right} and AWS_DEFAULT_REGION={right}, or correct AWS_ENDPOINT_URL"
+        )
 
     def _has_bucket(self) -> bool:
         """Whether the server knows the bucket; the answer to HEAD of a missing file does not tell."""
@@ -288,7 +326,7 @@ class Storage:
 
         try:
             self._client.head_bucket(Bucket=self.bucket)
-        except (BotoCoreError, ClientError):
+        except (BotoCoreError, ClientError, RecursionError):
             return False
         return True
 
@@ -373,6 +411,24 @@ def _code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _is_busy(error: Exception) -> bool:
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and (_code(error) in BUSY or _status(error) in (429, 503))
+
+
+def _region_of(error: Any) -> str:
+    """The region that an answer names as that of the bucket; empty where it names none."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    told = error.response.get("Error", {})
+    expected = re.search(r"expecting '([\w-]+)'", str(told.get("Message", "")))
+    return str(headers.get("x-amz-bucket-region") or told.get("Region") or (expected[1] if expected else ""))
+
+
 def _cause(error: Exception) -> Exception:
     """What went wrong inside boto3's transfers, which wrap it in errors of their own."""
     from boto3.exceptions import RetriesExceededError, S3UploadFailedError
@@ -397,8 +453,7 @@ def _may_pass(error: Exception) -> bool:
     from botocore.parsers import ResponseParserError
 
     if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return _code(error) in TRANSIENT or status >= 500
+        return _code(error) in TRANSIENT or _status(error) in (409, 429) or _status(error) >= 500
     broken_off = (IncompleteReadError, FlexibleChecksumError, ResponseParserError)
     return isinstance(error, (ConnectionError, HTTPClientError, OSError, *broken_off))
 
@@ -412,6 +467,7 @@ def _in_parts() -> Any:
 def _open_client(attempts: int) -> Any:
     import boto3
     from botocore.config import Config
+    from botocore.exceptions import InvalidRegionError
 
     own_server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Config(
@@ -422,8 +478,13 @@ def _open_client(attempts: int) -> Any:
         # Servers that are not Amazon's rarely have one host name per bucket.
         s3={"addressing_style": "path"} if own_server else {},
     )
+    region = os.environ.get("AWS_REGION") or None  # which boto3 leaves to the other tools of Amazon's
     try:
-        return boto3.session.Session().client("s3", config=config)
+        return boto3.session.Session(region_name=region).client("s3", config=config)
+    except InvalidRegionError as error:
+        raise OutsideError(
+            f"{error}: set AWS_REGION and AWS_DEFAULT_REGION to a name such as eu-central-1".replace("..", ".")
+        ) from None
     except ValueError as error:  # an address without http://
         raise OutsideError(
             f"cannot use AWS_ENDPOINT_URL={own_server}: {error}; http://host:port would be right"

@@ -10,19 +10,20 @@ import json
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 import threading
 import time
 import urllib.parse
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from infra.errors import OutsideError
-from infra.storage import Storage, is_remote
+from infra.errors import OutsideError, disk_fault
+from infra.storage import Storage, is_remote, local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ PARAM_LIMIT = 6000
 ALIAS = "best"
 NOTE = "mlflow.note.content"  # the description that the user interface shows
 HEALTH_TIMEOUT_S = 5.0
+DATABASE_TIMEOUT_S = 60.0  # another process may be creating its tables
+SQLITE = "sqlite:///"
 # A server that is gone must be said in seconds. MLflow's own defaults retry for four minutes.
 HTTP_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
@@ -69,7 +72,19 @@ def open_tracker(home: Path, uri: str | None = None, experiment: str = "genoise"
     if uri:
         return Tracker(uri, experiment=experiment)
     home = home.resolve()
-    return Tracker(f"sqlite:///{home / 'mlflow.db'}", home / "mlartifacts", experiment)
+    return Tracker(database_uri(home / "mlflow.db"), home / "mlartifacts", experiment)
+
+
+def database_uri(file: Path) -> str:
+    """The URL under which SQLAlchemy finds the sqlite database ``file``, whatever characters are in its path."""
+    path = str(file)
+    # Escaped whole: MLflow makes the folder that the URL seems to name, and one without a slash names none.
+    return f"{SQLITE}{urllib.parse.quote(path, safe='') if re.search('[%?#]', path) else path}"
+
+
+def _database_of(uri: str) -> Path:
+    """The file of a sqlite URL: the reverse of `database_uri`."""
+    return Path(urllib.parse.unquote(uri.removeprefix(SQLITE).partition("?")[0]))
 
 
 def _is_server(uri: str) -> bool:
@@ -77,7 +92,9 @@ def _is_server(uri: str) -> bool:
 
 
 def shown(uri: str) -> str:
-    """``uri`` without a password, for messages."""
+    """``uri`` without a password, a database file by its path: for messages."""
+    if uri.startswith(SQLITE):
+        return f"{SQLITE}{_database_of(uri)}"
     parts = urllib.parse.urlsplit(uri)
     if "@" not in parts.netloc:
         return uri
@@ -97,6 +114,8 @@ def _readable(method: Callable[P, R]) -> Callable[P, R]:
         except OutsideError:
             raise
         except Exception as error:
+            if fault := disk_fault(error):
+                raise OutsideError(fault) from error
             module = type(error).__module__.partition(".")[0]
             if module not in ("mlflow", "requests", "sqlalchemy", "sqlite3", "urllib3", "botocore", "boto3"):
                 raise
@@ -108,7 +127,11 @@ def _readable(method: Callable[P, R]) -> Callable[P, R]:
 def _explain(uri: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     where = shown(uri)
-    if re.search(r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied", text):
+    written = re.search(r"\(sqlite3\.\w+\) ([^\[(]*(?:is full|read-?only|unable to open|disk I/O)[^\[(]*)", text)
+    if uri.startswith(SQLITE) and written:
+        return f"cannot use the tracking database {_database_of(uri)}: {written[1].strip()}; choose another --home"
+    refused = r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED|not authenticated|Permission denied"
+    if not uri.startswith(SQLITE) and re.search(refused, text):
         return f"tracking server {where} refuses access: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if _is_server(uri) and re.search(r"Max retries|Connection|timed out|Failed to resolve", text):
         return f"tracking server {where} does not answer: start it, or correct MLFLOW_TRACKING_URI"
@@ -162,7 +185,7 @@ class Tracker:
 
     def exists(self) -> bool:
         """False where the store is a database file that nobody has created yet."""
-        return not self.uri.startswith("sqlite:///") or Path(self.uri.removeprefix("sqlite:///")).is_file()
+        return not self.uri.startswith(SQLITE) or _database_of(self.uri).is_file()
 
     def _find_or_create_experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -488,8 +511,7 @@ class Tracker:
             raise
 
     def _fetch_location(self, location: str, cache: Path) -> Path:
-        local = Path(urllib.parse.unquote(urllib.parse.urlsplit(location).path))
-        if urllib.parse.urlsplit(location).scheme in ("", "file") and local.is_dir():
+        if not is_remote(location) and (local := local_path(location)).is_dir():
             return local
         from mlflow.artifacts import download_artifacts
 
@@ -568,11 +590,12 @@ def _open_client(uri: str) -> "MlflowClient":
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith(SQLITE):
         return MlflowClient(uri, registry_uri=uri)
-    database = Path(uri.removeprefix("sqlite:///"))
+    database = _database_of(uri)
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
+        _check_database(uri, database)
         # Two processes that create the tables at once trip over each other.
         with open(f"{database}.lock", "w") as lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what MLflow's own tables warn of is no news to anybody here
@@ -583,6 +606,21 @@ def _open_client(uri: str) -> "MlflowClient":
     except OSError as error:
         raise OutsideError(
             f"cannot write the tracking database {database}: {error.strerror}; choose another --home"
+        ) from error
+
+
+def _check_database(uri: str, database: Path) -> None:
+    """Fail now where MLflow would try for two minutes, or open another file."""
+    from sqlalchemy.engine import make_url
+
+    if Path(make_url(uri).database or "") != database:
+        raise OutsideError(f"SQLAlchemy cannot be told of {database}: choose a --home without %, ? and # in its path")
+    try:
+        with closing(sqlite3.connect(database, timeout=DATABASE_TIMEOUT_S)) as connection:
+            connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        raise OutsideError(
+            f"cannot use the tracking database {database}: {error}; choose another --home, or move that file away"
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from components.errors import Diverged, UserError
-from infra.errors import OutsideError
+from infra.errors import OutsideError, disk_fault
 from pipelines.session import Session
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ Address = Annotated[
     str | None,
     typer.Option(
         metavar="ADDRESS",
-        help="Ray cluster, such as auto or ray://host:10001.",
+        help="Ray cluster: HOST:6379 from one of its machines, auto for the one that runs here, or local for none.",
         show_default="RAY_ADDRESS, else this machine",
     ),
 ]
@@ -131,10 +131,12 @@ def demo(
       genoise demo --dry-run
       genoise demo --set training.epochs=8
     """
-    from pipelines.recipes import DEMO, DEMO_SETTINGS, load_recipes
+    from infra import machine
+    from pipelines.recipes import DEMO, demo_settings, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(DEMO, [*DEMO_SETTINGS, *(set_ or [])]), 1, session, json_)
+    settings = demo_settings(machine.cores() if session.private else 2)
+    _table(load_recipes(DEMO, [*settings, *(set_ or [])]), 1, session, json_)
 
 
 @app.command()
@@ -722,6 +724,12 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except Exception as error:  # of any place that a command reads or writes; a mistake of the program passes
+        fault = disk_fault(error)
+        if fault is None:
+            raise
+        terminal.error(fault)
+        return 2
     if code == 130:
         terminal.note("interrupted; finished steps stay finished, and the same command goes on from here")
     return int(code)

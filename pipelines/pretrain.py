@@ -17,7 +17,7 @@ from components.data.order import Plan, check_divisible
 from components.errors import Diverged, Stopped, UserError
 from components.tasks.base import get_task, resolve_weights
 from infra.cluster import connect
-from infra.errors import OutsideError
+from infra.errors import OutsideError, disk_fault
 from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
@@ -98,6 +98,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
         body=lambda run, inputs: _train(recipe, inputs[0], run, judge),
         inputs=(prepared,),
         cores=recipe.training.workers * recipe.training.cpus if task.players else 1,
+        cpus=recipe.training.cpus if task.players else 1,
         params=_shown(recipe),
     )
 
@@ -196,6 +197,8 @@ def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
         causes = sorted(error.worker_failures.values(), key=_loudness)
         if isinstance(causes[0], UserError | OutsideError):
             raise causes[0] from None
+        if fault := disk_fault(causes[0]):
+            raise OutsideError(fault) from error
         if _is_loss(causes[0]):
             raise OutsideError(
                 f"training lost a worker {recipe.training.max_failures + 1} times (killed, out of memory, or its "
@@ -205,7 +208,8 @@ def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
 
 
 def _loudness(error: Exception) -> int:
-    return 0 if isinstance(error, UserError | OutsideError) else 1 if _is_loss(error) else 2
+    said = isinstance(error, UserError | OutsideError) or disk_fault(error) is not None
+    return 0 if said else 1 if _is_loss(error) else 2
 
 
 def _is_loss(error: Exception) -> bool:
@@ -224,11 +228,13 @@ def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
     training = recipe.training
     resources = connect(run.workflow.session.address)
     gpu = resources.get("GPU", 0.0) > 0
-    if resources.get("GPU" if gpu else "CPU", 0.0) < training.workers * (1 if gpu else training.cpus):
-        raise UserError(
-            f"training.workers={training.workers} needs {training.workers * training.cpus} CPUs and the cluster has "
-            f"{resources.get('CPU', 0):g}: use fewer workers or a larger cluster"
-        )
+    for kind, each in {"CPU": training.cpus, **({"GPU": 1} if gpu else {})}.items():
+        there = resources.get(kind, 0.0)
+        if there < training.workers * each:
+            raise UserError(
+                f"training.workers={training.workers} needs {training.workers * each} {kind}s and the cluster has "
+                f"{there:g}: --set training.workers={int(there // each) or 1} or fewer, or a larger cluster"
+            )
     return TorchTrainer(
         train_worker,
         train_loop_config=job,

@@ -34,6 +34,11 @@ DEMO_SETTINGS = (
 )
 
 
+def demo_settings(cores: int) -> tuple[str, ...]:
+    """The demo's settings on so many cores: its two workers, or one where there is no core for a second."""
+    return DEMO_SETTINGS if cores > 1 else (*DEMO_SETTINGS, "training.workers=1")
+
+
 class Places(Config):
     """What `genoise prepare` and `genoise transfer` can be told with ``--set``."""
 

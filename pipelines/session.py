@@ -1,7 +1,12 @@
 """Where a command works: the home folder, the tracking server, the cluster, and how much it may do and say."""
 
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from infra.errors import OutsideError
+from infra.tracking import database_uri
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,31 @@ class Session:
         return self.folder("runs") / fingerprint[:16]
 
     @property
+    def private(self) -> bool:
+        """Whether Ray runs on this machine alone: as infra.cluster has it, which cannot be asked without its import."""
+        return (self.address or os.environ.get("RAY_ADDRESS")) in (None, "", "local")
+
+    def check_home(self) -> None:
+        """Fail now if nothing can be written into the home folder; writes nothing itself."""
+        home = self.home.absolute()
+        there = next(path for path in (home, *home.parents) if os.path.lexists(path))
+        if not there.is_dir():
+            raise OutsideError(f"cannot keep anything in {home}, for {there} is no folder: choose another --home")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise OutsideError(f"cannot write into {there}: choose another --home, or change its permissions")
+
+    def make_home(self) -> None:
+        """Make the home folder, and write into it. Raises OutsideError, one line, where that cannot be done."""
+        self.check_home()
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.home) as probe:
+                probe.write(b"0")
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise OutsideError(f"cannot write into {self.home.absolute()} ({reason}): choose another --home") from error
+
+    @property
     def tracking(self) -> str:
         """The tracking server's address: the one that was asked for, or the database in the home folder."""
-        return self.tracking_uri or f"sqlite:///{self.folder('mlflow.db')}"
+        return self.tracking_uri or database_uri(self.folder("mlflow.db"))

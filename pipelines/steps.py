@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from components.errors import Diverged
+from components.errors import Diverged, UserError
+from infra import machine
 from infra.tracking import open_tracker
 from pipelines import terminal
 from pipelines.recorder import Progress
@@ -35,6 +36,7 @@ class Step:
     body: Body
     inputs: tuple["Step", ...] = ()
     cores: int = 1  # CPUs, or GPUs where there are any, that it keeps busy
+    cpus: int = 1  # those of them that each of its workers needs
     params: Value = field(default_factory=dict)  # what the tracker shows of it; ``config`` where empty
 
     @cached_property
@@ -69,6 +71,8 @@ def in_order(steps: Sequence[Step]) -> list[Step]:
 
 def plan(steps: Sequence[Step], session: Session) -> list[Planned]:
     """What `run` would do. Nothing is written, not even a database."""
+    session.check_home()
+    check_room(steps, session)
     tracker = open_tracker(session.home, session.tracking_uri)
     known = tracker.exists()
 
@@ -78,11 +82,36 @@ def plan(steps: Sequence[Step], session: Session) -> list[Planned]:
     return [Planned(step.name, step.label, step.fingerprint, reused(step)) for step in in_order(steps)]
 
 
+def check_room(steps: Sequence[Step], session: Session) -> None:
+    """Raise UserError where a step that is not finished has more workers than this machine has cores for.
+
+    Only where Ray is this machine's own; what a cluster has is known, and said, when it is reached.
+    """
+    if not session.private:
+        return
+    there = machine.cores()
+    for step in in_order(steps):
+        if step.cores > there and not _is_finished(step, session):
+            fit = there // step.cpus
+            todo = f"training.workers={fit} fits" if fit else f"training.cpus={there} with one worker fits"
+            raise UserError(
+                f"{step.label} needs {step.cores} cores ({step.cores // step.cpus} workers x {step.cpus}) and this "
+                f"machine has {there}: --set {todo}, or --address of a cluster that has more"
+            )
+
+
+def _is_finished(step: Step, session: Session) -> bool:
+    session.check_home()
+    tracker = open_tracker(session.home, session.tracking_uri)
+    return tracker.exists() and find_step(tracker, step.name, step.label, step.fingerprint) is not None
+
+
 def run(steps: Sequence[Step], session: Session, name: str) -> list[StepResult]:
     """Run what is not finished, side by side where the cores allow it; results in the order of ``steps``.
 
     When a step fails, those that do not need it are finished first; then its error is raised.
     """
+    check_room(steps, session)
     with _workflow(name, session) as (workflow, watch):
         futures = _submit(in_order(steps), workflow, watch)
         return [futures[step.fingerprint].result() for step in steps]
@@ -93,6 +122,7 @@ def run_and_report(steps: Sequence[Step], session: Session, name: str, report: R
 
     ``report`` is called with the workflow and the results before the workflow ends, to add to its run.
     """
+    check_room(steps, session)
     with _workflow(name, session) as (workflow, watch):
         futures = _submit(in_order(steps), workflow, watch)
         report(workflow, [_result_or_divergence(futures[step.fingerprint]) for step in steps])

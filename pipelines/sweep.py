@@ -61,6 +61,7 @@ def sweep(wanted: Sweep, seeds: int, session: Session) -> Value:
 def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Value]:
     """The steps that `sweep` would run or reuse before its trials, and the facts of its space and cost."""
     _check_unchanged(wanted, session)
+    planned = steps.plan([search_step(wanted)], session)
     one = trial_cost(wanted)
     trials, searched = _count(wanted, one)
     tests = 2 * seeds * len(wanted.recipes) + (seeds * len(wanted.recipes) if wanted.universal else 0)
@@ -77,7 +78,7 @@ def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Va
     }
     if note := unscaled_note(wanted.recipes, wanted.space):
         facts["note"] = note
-    return steps.plan([search_step(wanted)], session), facts
+    return planned, facts
 
 
 def trial_cost(wanted: Sweep) -> Cost:
@@ -143,6 +144,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
         body=lambda run, inputs: _search(wanted, cost or Cost(0.0, 0), run, inputs),
         inputs=(prepare_step(wanted.recipes[0].data), *ends),
         cores=max(base.cores for base in bases),
+        cpus=max(bases, key=lambda base: base.cores).cpus,
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
 
@@ -210,6 +212,7 @@ def verdict_step(wanted: Sweep, search: Step, seeds: int) -> Step:
         body=lambda run, inputs: _judge(wanted, inputs[0].value, run, seeds),
         inputs=(search,),
         cores=search.cores,
+        cpus=search.cpus,
     )
 
 

@@ -136,7 +136,7 @@ class Workflow:
     # The parent run
 
     def __enter__(self) -> Self:
-        self.session.home.mkdir(parents=True, exist_ok=True)
+        self.session.make_home()
         self.tracker.check()
         if self._shared:
             self._connect()

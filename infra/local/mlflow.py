@@ -7,6 +7,7 @@ from pathlib import Path
 
 from infra.errors import OutsideError
 from infra.local.server import Server, answers, free_port, start
+from infra.tracking import database_uri
 
 
 def serve_mlflow(home: Path, port: int | None = None, workers: int = 1, artifacts: str | None = None) -> Server:
@@ -22,8 +23,8 @@ def serve_mlflow(home: Path, port: int | None = None, workers: int = 1, artifact
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--workers", str(workers)]
-    command += ["--artifacts-destination", artifacts or str(home / "mlartifacts")]
+    command += ["--backend-store-uri", database_uri(home / "mlflow.db"), "--workers", str(workers)]
+    command += ["--artifacts-destination", artifacts or (home / "mlartifacts").as_uri()]
     # Without the queue of background jobs, which serves what is not used here and takes a process of its own.
     environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = start("the tracking server", command, url, home / "mlflow-server.log", lambda: _healthy(url), environment)

@@ -99,3 +99,26 @@ def test_a_cluster_that_is_not_there() -> None:
     with pytest.raises(OutsideError, match=r"cannot reach the Ray cluster at 127\.0\.0\.1:9: .*refused") as caught:
         connect("127.0.0.1:9")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("address", "blamed"), [("10.0.0.1", "--address"), (None, "RAY_ADDRESS")])
+def test_who_named_a_cluster_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, blamed: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1")
+    monkeypatch.setattr("ray.init", failing)
+    with pytest.raises(OutsideError, match=r"^cannot reach the Ray cluster at 10\.0\.0\.1: timed out") as caught:
+        connect(address)
+    assert f"correct {blamed}," in str(caught.value)
+
+
+def test_a_private_instance_that_does_not_start_is_no_fault_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.init", failing)
+    with pytest.raises(OutsideError, match=r"^Ray did not start on this machine: timed out.* busy") as caught:
+        connect()
+    assert "ADDRESS" not in str(caught.value) and "ray status" not in str(caught.value)
+
+
+def failing(**_: object) -> None:
+    raise RuntimeError("timed out\nwhile it started")

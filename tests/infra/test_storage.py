@@ -278,3 +278,19 @@ def test_files_of_a_folder_are_not_copied(tmp_path: Path) -> None:
     Storage(str(tmp_path / "data")).write_bytes("0.tar", b"x")
     assert Cache(str(tmp_path / "data"), tmp_path / "cache").fetch("0.tar") == tmp_path / "data" / "0.tar"
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["50%20x", "%41", "a?b", "a#b", "a b"])
+def test_a_folder_keeps_its_name(tmp_path: Path, name: str) -> None:
+    """A path is a path, and only of a URL are the escapes read."""
+    Storage(str(tmp_path / name)).write_bytes("0.tar", BYTES)
+    assert (tmp_path / name / "0.tar").read_bytes() == BYTES
+    url = (tmp_path / name).as_uri()
+    assert Storage(url).read_bytes("0.tar") == BYTES
+    assert storage.absolute(url) == storage.absolute(str(tmp_path / name)) == str(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_cannot_be_made_is_no_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(OutsideError, match="cannot make the folder /proc/genoise"):
+        Storage("/proc/genoise").check_writable()
