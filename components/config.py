@@ -2,15 +2,23 @@
 
 import json
 import math
-from typing import Any, Literal, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from components.errors import UserError, unknown
+from components.errors import UserError, nearest_keys, unknown
 
 # Marks an option that names an encoder (``Field(json_schema_extra=ENCODER_URI)``): components see a local folder, the
 # pipelines fetch it from wherever it is.
 ENCODER_URI: dict[str, Any] = {"format": "encoder-uri"}
+
+
+@dataclass(frozen=True)
+class KeysOf:
+    """Marks a mapping that overrules keys of ``model``: they are keys of the configuration, too."""
+
+    model: type[BaseModel]
 
 
 class Config(BaseModel):
@@ -34,6 +42,17 @@ class Config(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
+def keys_of(model: type[BaseModel], where: str = "") -> list[str]:
+    """Every key of a configuration, dotted, those of its sections with them; ``where`` is put before each."""
+    found = []
+    for name, field in model.model_fields.items():
+        inner: Any = next((each.model for each in field.metadata if isinstance(each, KeysOf)), field.annotation)
+        found.append(where + name)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += keys_of(inner, f"{where}{name}.")
+    return found
+
+
 def _readable(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
     first = error.errors(include_url=False)[0]
     path = [str(part) for part in first["loc"]]
@@ -47,9 +66,9 @@ def _readable(model: type[BaseModel], error: ValidationError, where: str) -> Use
             )
             if owner is None:
                 break
-        return unknown(
-            "key", key, [where + ".".join([*path[:-1], name]) for name in (owner.model_fields if owner else [])]
-        )
+        beside = [where + ".".join([*path[:-1], name]) for name in (owner.model_fields if owner else [])]
+        near = nearest_keys(key, keys_of(model, where))
+        return unknown("key", key, beside, near=near)
     said = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if path and not isinstance(first["input"], dict) else ""
     return UserError(f"{key}: {said[:1].lower()}{said[1:]}{given}" if key else said)
@@ -127,7 +146,9 @@ class TrainingConfig(Config):
     channels_last: bool = Field(True, description="memory layout of images and weights; faster convolutions")
     compile: bool = Field(False, description="torch.compile; pays off in long trainings")
     sync_batch_norm: bool = Field(True, description="share batch statistics among workers")
-    optimizer: dict[str, Any] = Field(default_factory=dict, description="overrules keys of every player's optimizer")
+    optimizer: Annotated[dict[str, Any], KeysOf(OptimizerConfig)] = Field(
+        default_factory=dict, description="overrules keys of every player's optimizer"
+    )
     players: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="overrules keys of one player's optimizer"
     )

@@ -1,7 +1,9 @@
 """Errors that are written for the reader: one line that says what is wrong, what would be right, what to type."""
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+
+_ALIKE = 0.6  # ratio of two names from which on one may have been meant for the other
 
 
 class UserError(Exception):
@@ -24,13 +26,29 @@ def first_of(names: Sequence[str], count: int) -> str:
     return ", ".join(names[:count]) + f" and {len(names) - count} more" * (len(names) > count)
 
 
-def unknown(kind: str, name: str, options: Iterable[str], owner: str | None = None) -> UserError:
-    """The error for a name that does not exist: names the value, the nearest right one, and every option.
+def nearest_keys(key: str, keys: Iterable[str]) -> list[str]:
+    """The dotted ``keys`` whose last part is most like that of ``key``; of equals, one beside it alone, else all.
 
-    ``owner``: whose names they are, where that is not everybody's ("task 'rotation'").
+    People remember ``epochs`` and forget that it is ``training.epochs``.
+    """
+    above, _, last = key.rpartition(".")
+    scores = {each: SequenceMatcher(None, last, each.rpartition(".")[2]).ratio() for each in keys}
+    best = max(scores.values(), default=0.0)
+    found = sorted(each for each, score in scores.items() if score == best and best >= _ALIKE)
+    beside = [each for each in found if each.rpartition(".")[0] == above]
+    return beside or found
+
+
+def unknown(
+    kind: str, name: str, options: Iterable[str], owner: str | None = None, near: Sequence[str] | None = None
+) -> UserError:
+    """The error for a name that does not exist: names the value, the nearest right ones, and every option.
+
+    ``owner``: whose names they are, where that is not everybody's ("task 'rotation'"). ``near``: the nearest, where
+    the caller knows better than the spelling does (None: by the spelling).
     """
     options = sorted(options)
-    near = get_close_matches(name, options, n=1, cutoff=0.5)
-    hint = f": did you mean {near[0]!r}? There" if near else "; there"
+    near = get_close_matches(name, options, n=1, cutoff=0.5) if near is None else near
+    hint = f": did you mean {' or '.join(map(repr, near))}? There" if near else "; there"
     wrong = f"{owner} has no {kind} {name!r}" if owner else f"unknown {kind} {name!r}"
     return UserError(f"{wrong}{hint} are: {', '.join(options) or 'none'}")

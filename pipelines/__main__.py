@@ -631,6 +631,7 @@ def data_verify(
 def local_s3(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Each of its subfolders is a bucket.")],
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")] = 9000,
+    json_: Json = False,
 ) -> None:
     """Serve a folder as S3, on this machine alone, until Ctrl-C.
 
@@ -653,12 +654,15 @@ def local_s3(
         for name, value in server.environment.items():
             terminal.text(f"export {name}={value}")
         terminal.note(f"s3://data is {folder / 'data'}, until Ctrl-C; paste the lines above into another terminal")
+        if json_:
+            terminal.last_line({"url": server.url, "folder": str(folder), "environment": dict(server.environment)})
         _until_ctrl_c(server)
 
 
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Port on this machine.")] = 5000,
+    json_: Json = False,
     home: Home = HOME,
 ) -> None:
     """Look at the runs, pictures and encoders in a browser.
@@ -680,6 +684,8 @@ def ui(
     with serve_mlflow(home, port) as server:
         page = open_tracker(home, server.url).page(server.url)
         terminal.note(f"runs, pictures and encoders are shown until Ctrl-C at {page}")
+        if json_:
+            terminal.last_line({"url": server.url, "page": page, "home": str(home)})
         _until_ctrl_c(server)
 
 

@@ -6,19 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from components.data.images import BrokenImage, UInt8, clean, decode_full
+from components.data.images import MAX_PIXELS, BrokenImage, UInt8, clean, decode_full
 from components.data.shards import replacing
 from components.data.sources.files import SUFFIXES, need_images, read_file
 from components.errors import UserError, unknown
 from components.pictures.extractors import resized
 from components.pictures.make import make_pictures
-from components.pictures.tiles import in_tiles
-from components.tasks.base import Batch, Tensors
+from components.pictures.tiles import check_shape, in_tiles
+from components.tasks.base import Batch, Tensors, check_pictures
 from infra.errors import OutsideError
 from pipelines import terminal
 from pipelines.pictures import grid
@@ -51,6 +50,7 @@ class Maker:
     def __init__(self, trained: Trained, wish: Wish) -> None:
         """Raises UserError where the task cannot do what is wished."""
         self.trained, self.wish, self.side, self.device = trained, wish, trained.side, device()
+        check_pictures(type(trained.task))
         self.task = trained.task.to(self.device)
         self.labels = self._labels()
         blank_1 = torch.full((1, 3, self.side, self.side), 128, dtype=torch.uint8)
@@ -133,6 +133,9 @@ def _of_images(maker: Maker, wish: Wish, session: Session) -> Value:
 def _of_image(maker: Maker, wish: Wish, image_3HW: Tensor, number: int) -> Tensor:
     """The picture, uint8 (3, H, W), of an image of any size."""
     height, width = (wish.enlarge * length for length in image_3HW.shape[1:])
+    if height * width > MAX_PIXELS:
+        raise BrokenImage(f"enlarged to {width} x {height} it has more than {MAX_PIXELS // 10**6} million pixels")
+    check_shape(height, width, maker.side, wish.overlap, wish.fit == "whole")
     if wish.enlarge > 1:
         image_3HW = resized(image_3HW[None].float(), height, width)[0].round().clamp(0, 255).to(torch.uint8)
 
@@ -201,7 +204,7 @@ def _check_new(wish: Wish, names: Sequence[str]) -> None:
 def read_image(path: Path) -> Tensor:
     """An image file of any kind as uint8 (3, H, W), upright. Raises BrokenImage."""
     rgb_HW3 = decode_full(clean(read_file(path)).data)
-    return torch.from_numpy(np.ascontiguousarray(rgb_HW3.transpose(2, 0, 1)))
+    return torch.from_numpy(rgb_HW3.transpose(2, 0, 1).copy())  # torch wants memory of its own that it may write to
 
 
 def pixels_of(picture_3HW: Tensor) -> UInt8:

@@ -14,6 +14,7 @@ from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.pictures.classes import ByClass
 from components.pictures.extractors import Extractor, encoder_extractor, script_extractor
 from components.pictures.measure import MeasureConfig, measure_pictures, picture_rows
+from components.tasks.base import check_pictures, get_task
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
@@ -55,6 +56,7 @@ def measure_step(wanted: Measurement, session: Session) -> Step:
     """The step that measures; see `measure`."""
     folder = fetch_task(wanted.run, session)
     recipe = recipe_of(folder, wanted.overrides)
+    check_pictures(get_task(recipe.task))
     config = wanted.config
     files, digest = _extractor_files(wanted.extractor, config, session)
     judge, judge_digest = _classifier_files(wanted.classifier, session)

@@ -23,7 +23,8 @@ def strip(rows: dict[str, Tensor]) -> np.ndarray:
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     for k, (title, images) in enumerate(rows.items()):
         top = k * (TITLE + side + GAP)
-        draw.text((GAP, top + TITLE // 2), title, "black", font, anchor="lm")
+        said = title if images.isfinite().all() else f"{title} (not finite: black)"
+        draw.text((GAP, top + TITLE // 2), said, "black", font, anchor="lm")
         for i, pixels in enumerate(_pixels(images)):
             tile = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
             canvas.paste(tile, (GAP + i * (side + GAP), top + TITLE))
@@ -45,6 +46,6 @@ def grid(images: Tensor, columns: int | None = None) -> np.ndarray:
 
 
 def _pixels(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8."""
-    scaled = images.detach().float().cpu().clamp(0, 1) * 255
+    """(B, 3, H, W) in [0, 1] -> (B, H, W, 3) uint8; what is not finite is black, for no byte stands for it."""
+    scaled = images.detach().float().cpu().nan_to_num(0, 0, 0).clamp(0, 1) * 255
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()

@@ -4,7 +4,7 @@ A recipe may say ``extends: other`` (a built-in name, or a path from its own fol
 """
 
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,21 +82,31 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = _find(name_or_path, Path(), recipes())
     values = _overridden({"name": path.stem, **_read(path)}, overrides)
-    return _with_stem(Recipe.parse(values), values)
+    try:
+        return _with_stem(Recipe.parse(values), values)
+    except UserError as error:
+        raise _in_its_file(error, path, _plain) from None
 
 
 def load_recipes(names_or_paths: Sequence[str], overrides: Sequence[str] = ()) -> list[Recipe]:
     """Several recipes, each checked by its task; raises UserError, also where two have the same name."""
     loaded: dict[str, Recipe] = {}
+    said: dict[str, str] = {}
     for name_or_path in names_or_paths:
         recipe = load_recipe(name_or_path, overrides)
         if recipe.name in loaded:
-            raise UserError(f"two recipes are called {recipe.name!r}: give one of them another `name`, or leave it out")
+            raise UserError(
+                f"two recipes are called {recipe.name!r}: give one of them another `name`, or leave it out "
+                f"(they are {said[recipe.name]} and {name_or_path})"
+            )
+        said[recipe.name] = name_or_path
         try:
             loaded[recipe.name] = check_recipe(recipe)
         except UserError as error:
-            where = f"recipe {recipe.name!r}: " if len(names_or_paths) > 1 else ""
-            raise UserError(f"{where}{error}") from None
+            path = _find(name_or_path, Path(), recipes())
+            named = _in_its_file(error, path, lambda file: check_recipe(_plain(file)))
+            where = f"recipe {recipe.name!r}: " if len(names_or_paths) > 1 and named is error else ""
+            raise UserError(f"{where}{named}") from None
     return list(loaded.values())
 
 
@@ -154,6 +164,43 @@ def load_places(
     return Places.parse(_overridden(values, overrides))
 
 
+def _plain(path: Path) -> Recipe:
+    """The recipe in a file as it is, with nothing laid over it."""
+    values = {"name": path.stem, **_read(path)}
+    return _with_stem(Recipe.parse(values), values)
+
+
+def _in_its_file(error: UserError, path: Path, load: Callable[[Path], Recipe]) -> UserError:
+    """``error`` with the name of the file that it comes from: of ``path``, or of one that it extends.
+
+    The very same error where no file has it alone: then it is about what was laid over it, or a built-in recipe.
+    """
+    files = [file for file in _family(path) if file.parent != BUILT_IN]
+    if "field required" in str(error):  # what a recipe lacks is for the last one to say
+        files = files[-1:]
+    for file in files:
+        try:
+            load(file)
+        except UserError as alone:
+            if str(alone).removeprefix(f"{file}: ") == str(error):
+                return UserError(f"{file}: {error}")
+    return error
+
+
+def _family(path: Path) -> list[Path]:
+    """The files that a recipe is made of, the one that extends no other first. All of them could be read."""
+    parent = yaml.load(path.read_text(encoding="utf-8"), _Loader).get("extends")
+    return [*(_family(_parent(path, parent)) if parent is not None else ()), path]
+
+
+def _parent(path: Path, parent: object) -> Path:
+    """The file that ``path`` extends; raises UserError, which names ``path``."""
+    try:
+        return _find(str(parent), path.parent, (BASE, *recipes()))
+    except UserError as error:
+        raise UserError(f"{path}: extends: {error}") from None
+
+
 def _find(name_or_path: str, folder: Path, names: Iterable[str]) -> Path:
     if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
         path = folder / name_or_path
@@ -183,7 +230,7 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    inherited = _read(_find(str(parent), path.parent, (BASE, *recipes())), (*readers, path.resolve()))
+    inherited = _read(_parent(path, parent), (*readers, path.resolve()))
     own_to_each = {"name", "summary"}
     return _merged({key: value for key, value in inherited.items() if key not in own_to_each}, values)
 

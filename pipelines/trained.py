@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from components.config import ENCODER_URI, Recipe
 from components.errors import UserError
-from components.pictures.make import no_pictures
-from components.tasks.base import Task, build_task, get_task
+from components.tasks.base import Task, build_task, get_task, no_pictures
 from infra.tracking import open_tracker
 from pipelines.recipes import load_recipe
 from pipelines.session import Session

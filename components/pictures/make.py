@@ -10,7 +10,7 @@ from components.config import AugmentConfig
 from components.data.augment import augment
 from components.draws import Draws
 from components.errors import UserError
-from components.tasks.base import Batch, Task, Tensors
+from components.tasks.base import Batch, Task, Tensors, check_pictures, no_pictures
 
 _AS_THEY_ARE = AugmentConfig(flip=False, shift=0)
 
@@ -20,8 +20,10 @@ def make_pictures(task: Task, batch: Batch, positions_B: Tensor, seed: int, devi
     """{title: uint8 (B, 3, H, W)} for a batch as a data set gives it; "prediction" is always there.
 
     ``positions_B`` (int64) and ``seed`` decide all that is random, so a picture does not depend on the others of its
-    batch. The task must be on ``device`` and in evaluation mode. Raises UserError for a task that makes no pictures.
+    batch. The task must be on ``device`` and in evaluation mode. Raises UserError for a task that makes no pictures,
+    and for pictures that are not finite.
     """
+    check_pictures(type(task))
     on_device = augment({key: value.to(device) for key, value in batch.items()}, _AS_THEY_ARE, Draws(seed, positions_B))
     inputs = task.inputs(on_device, Draws(seed, positions_B.to(device)))
     # Dropout that is kept on as noise draws from torch's own state.
@@ -30,14 +32,15 @@ def make_pictures(task: Task, batch: Batch, positions_B: Tensor, seed: int, devi
         rows = task.samples(inputs)
     if "prediction" not in rows:
         raise no_pictures(task.name)
+    for title, picture_BCHW in rows.items():
+        if not picture_BCHW.isfinite().all():
+            raise UserError(
+                f"task {task.name!r} makes pictures that are not numbers ({title}): its training has diverged; give "
+                "another run"
+            )
     return {title: as_bytes(picture_BCHW) for title, picture_BCHW in rows.items()}
 
 
 def as_bytes(picture_BCHW: Tensor) -> Tensor:
-    """[0, 1], clipped, to the 8-bit picture that a file holds: uint8 of the same shape."""
+    """[0, 1], clipped, to the 8-bit picture that a file holds: uint8 of the same shape. Values must be finite."""
     return (picture_BCHW.float().clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def no_pictures(task: str) -> UserError:
-    """The error for a task that makes none."""
-    return UserError(f"task {task!r} makes no pictures: give the run of a task that does, such as colorization")

@@ -8,9 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from components.data.images import MAX_PIXELS, BrokenImage
 from components.pictures.extractors import resized
 
 BATCH = 32  # squares at a time
+LONGEST = 64  # sides of a square: the longest that an enlarged image may be
+SQUARES = 200_000  # of one image at most; 64 million pixels have 111,000 of 32 pixels that share a quarter of a side
 Make = Callable[[Tensor], Tensor]  # uint8 (T, 3, S, S) squares -> uint8 pictures of them, of any one size
 
 
@@ -22,8 +25,7 @@ def in_tiles(make: Make, image_3HW: Tensor, side: int, overlap: float, whole: bo
     Neighbouring squares share at least the share ``overlap`` (below 1) of a side, and fade into each other there.
     """
     height, width = image_3HW.shape[1:]
-    factor = side / min(height, width) if whole or min(height, width) < side else 1.0
-    rows, columns = max(side, round(height * factor)), max(side, round(width * factor))
+    rows, columns = _scaled(height, width, side, whole)
     scaled_3HW = _resized(image_3HW, rows, columns)
     corners = [(top, left) for top in starts(rows, side, overlap) for left in starts(columns, side, overlap)]
     weight_SS = _weight(side, overlap)
@@ -37,6 +39,28 @@ def in_tiles(make: Make, image_3HW: Tensor, side: int, overlap: float, whole: bo
             sum_3HW[:, y : y + side, x : x + side] += made_3SS * weight_SS
             weights_HW[y : y + side, x : x + side] += weight_SS
     return _resized((sum_3HW / weights_HW).round().clamp(0, 255).to(torch.uint8), height, width)
+
+
+def check_shape(height: int, width: int, side: int, overlap: float, whole: bool) -> None:
+    """Raise BrokenImage for an image that costs far more than its pixels are worth; see `in_tiles`."""
+    rows, columns = _scaled(height, width, side, whole)
+    if rows * columns > height * width and max(rows, columns) > LONGEST * side:
+        raise BrokenImage(
+            f"{width} x {height} is too thin: at {side} pixels across it is {max(rows, columns)} long, more than "
+            f"{LONGEST} times as much; cut it"
+        )
+    if rows * columns > MAX_PIXELS:
+        raise BrokenImage(f"scaled to {columns} x {rows} it has more than {MAX_PIXELS // 10**6} million pixels")
+    squares = len(starts(rows, side, overlap)) * len(starts(columns, side, overlap))
+    if squares > SQUARES:
+        raise BrokenImage(f"{width} x {height} has {squares} squares, more than {SQUARES}: let them overlap less")
+
+
+def _scaled(height: int, width: int, side: int, whole: bool) -> tuple[int, int]:
+    """(rows, columns) of an image when squares are cut from it."""
+    shorter = min(height, width)
+    factor = side / shorter if whole or shorter < side else 1.0
+    return max(side, round(height * factor)), max(side, round(width * factor))
 
 
 def starts(length: int, side: int, overlap: float) -> list[int]:

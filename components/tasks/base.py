@@ -55,6 +55,7 @@ class Task(nn.Module):
     terms: dict[str, Term]
     players: dict[str, Player]  # insertion order is update order; a task without players trains nothing
     needs: tuple[str, ...] = ("image",)  # fields of a sample; see components.data
+    makes_pictures: ClassVar[bool] = True  # False: `samples` only moves or marks the pixels that it was given
     initial_samples: int = 0  # how many samples `initialize` wants to see before the first step
     history: tuple[str, ...] = ()  # entries of inputs or outputs, a row per sample, that `remember` gets
 
@@ -145,6 +146,23 @@ def get_task(name: str) -> type[Task]:
     if name not in tasks:
         raise unknown("task", name, tasks)
     return tasks[name]
+
+
+def check_pictures(task: type[Task]) -> None:
+    """Raise UserError for a task that makes no pictures: there is nothing to generate, and nothing to measure."""
+    if not makes_pictures(task):
+        raise no_pictures(task.name)
+
+
+def no_pictures(task: str) -> UserError:
+    """The error for a task that makes none; names those that do."""
+    able = ", ".join(name for name, each in all_tasks().items() if makes_pictures(each))
+    return UserError(f"task {task!r} makes no pictures: give the run of one that does ({able})")
+
+
+def makes_pictures(task: type[Task]) -> bool:
+    """Whether what the task shows of itself was made by a network, and not only moved or marked by one."""
+    return task.makes_pictures and task.samples is not Task.samples
 
 
 def build_task(

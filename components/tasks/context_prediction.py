@@ -34,6 +34,7 @@ class ContextPrediction(Task):
     name = "context_prediction"
     summary = "Tell on which of eight sides of a patch another one lies"
     source = "Doersch, Gupta & Efros 2015, Unsupervised Visual Representation Learning by Context Prediction"
+    makes_pictures = False
     terms = {"cross_entropy": Term(1.0, "Doersch et al. 2015, section 3: mean over the eight neighbours", (0.1, 10.0))}
     players = {"classifier": Player(("trunk", "head"), OptimizerConfig(lr=1e-3))}
 

@@ -36,6 +36,7 @@ class Jigsaw(Task):
     name = "jigsaw"
     summary = "Tell in which order the tiles of a picture were laid"
     source = "Noroozi & Favaro 2016, Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles"
+    makes_pictures = False
     terms = {"cross_entropy": Term(1.0, "Noroozi & Favaro 2016, section 3.2", (0.1, 10.0))}
     players = {"solver": Player(("trunk", "head"), OptimizerConfig(lr=1e-3))}
 

@@ -23,6 +23,7 @@ class Rotation(Task):
     name = "rotation"
     summary = "Tell by how many quarter turns a picture was rotated"
     source = "Gidaris, Singh & Komodakis 2018, Unsupervised Representation Learning by Predicting Image Rotations"
+    makes_pictures = False
     terms = {"cross_entropy": Term(1.0, "Gidaris et al. 2018, equations 2 and 3", (0.1, 10.0))}
     players = {"classifier": Player(("trunk", "head"), OptimizerConfig(name="sgd", lr=0.1, weight_decay=5e-4))}
 

@@ -21,6 +21,7 @@ class Supervised(Task):
     name = "supervised"
     summary = "Classify with labels: the reference for every pretext task"
     source = "Krizhevsky, Sutskever & Hinton 2012, for the loss"
+    makes_pictures = False
     needs = ("image", "label")
     terms = {"cross_entropy": Term(1.0, "the usual loss of a classifier", (0.1, 10.0))}
     players = {"classifier": Player(("trunk", "head"), OptimizerConfig(lr=1e-3))}

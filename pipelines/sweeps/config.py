@@ -10,7 +10,7 @@ from components.config import Recipe
 from components.data.order import Plan
 from components.engine import Engine, Intervals
 from components.errors import UserError, unknown
-from components.tasks.base import Term
+from components.tasks.base import Term, get_task, makes_pictures
 from pipelines.sweeps.budget import CLASSES, Budget, noise
 from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.propose import SearcherName, grid_points
@@ -107,8 +107,10 @@ def _check_search(sweep: Sweep) -> None:
     if sweep.scheduler != "none" and len(sweep.objectives) > 1:
         raise UserError(f"--scheduler {sweep.scheduler} stops by one score: give one --objective, or --scheduler none")
     for objective in sweep.objectives:
-        if objective.name in PICTURES and not {"prediction", "truth"} <= titles_of(sweep.recipes[0]):
-            task = sweep.recipes[0].task
+        if objective.name not in PICTURES:
+            continue
+        task = sweep.recipes[0].task
+        if not makes_pictures(get_task(task)) or not {"prediction", "truth"} <= titles_of(sweep.recipes[0]):
             raise UserError(f"objective {objective.name!r}: task {task!r} makes no pictures that have a truth")
     if sweep.searcher == "grid":
         if sweep.trials is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -33,7 +34,7 @@ COMMANDS = {
     | {"--enlarge", "--overwrite"},
     "tasks": {"NAME", "--json"},
     "recipes": {"NAME", "--set", "--json"},
-    "ui": {"--port", "--home"},
+    "ui": {"--port", "--home", "--json"},
 }
 Command = Callable[..., tuple[int, str, str]]
 
@@ -402,3 +403,20 @@ def test_the_interface_is_served_until_it_ends(genoise: Command, home: Path, mon
     code, _, err = genoise("ui", "--home", str(home), "--port", "5001")
     assert (code, asked, server.stopped) == (0, [(home, 5001)], True)
     assert f"{server.url}/page" in err and "same command" not in err
+    code, out, _ = genoise("ui", "--home", str(home), "--json")
+    assert json.loads(out) == {"url": server.url, "page": f"{server.url}/page", "home": str(home)}
+
+
+def test_a_bucket_is_served_and_said_to_machines(
+    genoise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import infra.local
+
+    served = MagicMock(url="http://127.0.0.1:9000", environment={"AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
+    served.__enter__.return_value = served
+    served.wait.side_effect = KeyboardInterrupt
+    monkeypatch.setattr(infra.local, "serve_s3", lambda *arguments, **options: served)
+    code, out, _ = genoise("local", "s3", str(tmp_path), "--json")
+    assert code == 0 and out.splitlines()[0] == "export AWS_ENDPOINT_URL=http://127.0.0.1:9000"
+    said = {"url": served.url, "folder": str(tmp_path), "environment": served.environment}
+    assert json.loads(out.splitlines()[-1]) == said

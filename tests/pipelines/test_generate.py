@@ -7,10 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from components.errors import UserError
 from pipelines.generate import generate, plan
 from pipelines.session import Session
+from pipelines.trained import FORMAT, TASK_FILE
 from pipelines.wish import Wish
 from tests.pipelines.trained import CLASSES, trained
 
@@ -138,6 +140,7 @@ def test_a_task_of_both_kinds(images: Path, tmp_path: Path, session: Session) ->
         ("colorization", {"images": "nowhere"}, "nothing at nowhere"),
         ("supervised", {}, "makes no pictures"),
         ("random", {}, "makes no pictures"),
+        ("rotation", {"images": "images"}, r"'rotation' makes no pictures: .*\(autoencoder, .*, super_resolution\)"),
     ],
 )
 def test_what_cannot_be_made_is_said(
@@ -162,3 +165,41 @@ def test_the_global_random_state_is_left_alone(tmp_path: Path, session: Session)
     before = torch.random.get_rng_state()
     generate(task, Wish(to=tmp_path / "out", count=1), session)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_images_of_any_shape_are_made_or_named(tmp_path: Path, session: Session) -> None:
+    """No warning either: warnings are errors here, and an image of one pixel used to leak one."""
+    folder, sizes = tmp_path / "images", [(1, 1), (40, 1), (1, 40), (1000, 16), (3000, 2), (2, 3000)]
+    folder.mkdir()
+    for width, height in sizes:
+        Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(folder / f"{width}x{height}.png")
+    wish = Wish(to=tmp_path / "out", images=folder)
+    result = generate(str(trained(tmp_path / "task", "autoencoder")), wish, session)
+    found = {name: picture.shape for name, picture in pictures(wish.to).items()}
+    assert found == {f"{w}x{h}.png": (h, w, 3) for w, h in sizes[:4]}
+    assert result["skipped_count"] == 2
+    assert "2 x 3000 is too thin: at 16 pixels across it is 24000 long" in result["skipped"][0]
+
+
+def test_what_grows_beyond_measure_is_named(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.generate.MAX_PIXELS", 1000)
+    Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
+    with pytest.raises(UserError, match="enlarged to 40 x 40 it has more than"):
+        task = str(trained(tmp_path / "task", "super_resolution"))
+        generate(task, Wish(to=tmp_path / "out", images=tmp_path / "image.png", enlarge=2), session)
+
+
+def test_a_network_that_gives_no_numbers_is_refused(images: Path, tmp_path: Path, session: Session) -> None:
+    folder = trained(tmp_path / "task", "autoencoder")
+    weights = load_file(folder / TASK_FILE)
+    save_file(
+        {
+            key: value * torch.nan if "decoder" in key and value.is_floating_point() else value
+            for key, value in weights.items()
+        },
+        folder / TASK_FILE,
+        {"format": FORMAT, "task": "autoencoder", "classes": str(CLASSES)},
+    )
+    with pytest.raises(UserError, match=r"pictures that are not numbers \(prediction\): its training has diverged"):
+        generate(str(folder), Wish(to=tmp_path / "out", images=images), session)
+    assert not (tmp_path / "out").exists()

@@ -31,3 +31,10 @@ def test_large_images_keep_their_size_and_values_are_clamped() -> None:
     assert picture.shape[1] == 128 + 2 * GAP
     assert picture[TITLE + 5, GAP + 5].tolist() == [255, 255, 255]
     assert picture[-GAP - 5, GAP + 5].tolist() == [0, 0, 0]
+
+
+def test_what_is_not_finite_is_black_and_said() -> None:
+    rows = {"prediction": torch.full((1, 3, 96, 96), torch.nan)}
+    picture = strip(rows)
+    assert (picture[-60, 40] == 0).all()
+    assert not np.array_equal(picture[:20], strip({"prediction": torch.zeros(1, 3, 96, 96)})[:20])

@@ -1,5 +1,6 @@
 """Recipes: the built-in ones build, files extend each other, and what is wrong is said in one line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,15 @@ def test_places_are_data_and_benchmark() -> None:
     ("overrides", "message"),
     [
         (["training.epoch=1"], "unknown key 'training.epoch': did you mean 'training.epochs'"),
-        (["epochs=1"], "unknown key 'epochs'"),
+        (["epochs=1"], "unknown key 'epochs': did you mean 'training.epochs'"),
+        (["epoch=1"], "unknown key 'epoch': did you mean 'training.epochs'"),
+        (["batch=1"], "did you mean 'training.batch'"),
+        (["lr=1"], "did you mean 'training.optimizer.lr'"),
+        (["width=8"], "did you mean 'encoder.width'"),
+        (["flip=false"], "did you mean 'training.augment.flip'"),
+        (["seed=1"], "did you mean 'data.seed' or 'training.seed'"),
+        (["data.width=1"], "did you mean 'encoder.width'.* data.validation"),
+        (["trainig.epochs=1"], "unknown key 'trainig': did you mean 'training'"),
         (["training.epochs=many"], "training.epochs: .*'many'"),
         (["training.epochs"], "must be key=value"),
         (["=1"], "must be key=value"),
@@ -155,14 +164,36 @@ def test_wrong_settings_are_named(overrides: list[str], message: str) -> None:
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "recipe.yaml", text)
     with pytest.raises(UserError, match=message) as error:
-        load_recipe(write(tmp_path / "recipe.yaml", text))
-    assert "\n" not in str(error.value)
+        load_recipe(path)
+    assert str(error.value).startswith(path) and "\n" not in str(error.value)
+
+
+def test_a_fault_is_told_with_the_file_that_has_it(tmp_path: Path) -> None:
+    def said(overrides: Sequence[str] = ()) -> str:
+        with pytest.raises(UserError) as error:
+            load_recipes([child], overrides)
+        return str(error.value)
+
+    parent, child = tmp_path / "parent.yaml", write(tmp_path / "child.yaml", "extends: parent.yaml\n")
+    write(parent, "extends: nowhere\n")
+    assert said().startswith(f"{parent}: extends: unknown recipe 'nowhere'")
+    write(parent, "extends: rotation\nepochs: 3\n")
+    assert said().startswith(f"{parent}: unknown key 'epochs': did you mean 'training.epochs'")
+    write(parent, "extends: rotation\noptions: {angle: 3}\n")
+    assert said().startswith(f"{parent}: unknown key 'options.angle'")
+    write(parent, "summary: nothing else\n")
+    assert said() == f"{child}: task: field required"
+    write(parent, "extends: child.yaml\n")
+    assert said().startswith(f"{child}: extends itself, by way of child.yaml, parent.yaml")
+    write(parent, "extends: rotation\n")
+    assert said(["training.batch=0"]).startswith("training.batch: ")  # --set said it, and no file
 
 
 def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "rotation.yaml", "extends: rotation\n")
-    with pytest.raises(UserError, match="two recipes are called 'rotation'"):
+    with pytest.raises(UserError, match=rf"two recipes are called 'rotation'.*rotation and {path}"):
         load_recipes(["rotation", path])
 
 

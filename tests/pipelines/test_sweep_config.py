@@ -117,6 +117,7 @@ def test_a_universal_sweep_has_the_terms_of_all() -> None:
         (["context_encoder", "rotation"], {"universal": True, "scheduler": "asha"}, "one objective"),
         (["random"], {}, "nothing to sweep"),
         (["supervised"], {"objectives": ["pictures/psnr"]}, "makes no pictures that have a truth"),
+        (["jigsaw"], {"objectives": ["pictures/psnr"]}, "makes no pictures that have a truth"),
     ],
 )
 def test_what_does_not_go_together(recipes: list[str], changes: dict[str, Any], said: str) -> None:

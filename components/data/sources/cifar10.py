@@ -82,7 +82,8 @@ def _find(root: Path) -> Path:
                 raise UserError(f"CIFAR-10 in {root} is not complete: {', '.join(missing)} missing; unpack it again")
             return folder
     raise UserError(
-        f"no CIFAR-10 in {root}: use --root with the folder that holds {TRAIN_FILES[0]} (the binary version)"
+        f"no CIFAR-10 in {root}: use --set data.root=PATH with the folder that holds {TRAIN_FILES[0]} "
+        "(the binary version)"
     )
 
 
@@ -91,7 +92,7 @@ def _download() -> Path:
     path = cache_folder("cifar10") / PurePosixPath(URL).name
     if path.exists():
         return path
-    advice = f"download it from {URL} and use --root ARCHIVE"
+    advice = f"download it from {URL} and use --set data.root=ARCHIVE"
     partial = Path(tempfile.mkstemp(dir=path.parent, suffix=".part")[1])
     try:
         with urllib.request.urlopen(URL, timeout=_TIMEOUT) as answer, open(partial, "wb") as file:

@@ -59,7 +59,9 @@ class Coco(Source):
             self._folders[split] = self._images_of(name)
             categories[split] = json.loads((self._lists[split] / _CATEGORIES).read_text())
         if "train" not in self._lists:
-            raise UserError(f"no {_ANNOTATIONS}/instances_train*.json in {self._root}: use --root with {expected}")
+            raise UserError(
+                f"no {_ANNOTATIONS}/instances_train*.json in {self._root}: use --set data.root=PATH with {expected}"
+            )
         differing = next((split for split in categories if categories[split] != categories["train"]), None)
         if differing:
             raise UserError(f"the train and {differing} lists in {self._root} have different categories: make them one")

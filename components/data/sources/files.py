@@ -40,10 +40,10 @@ def open_root(config: DataConfig, expected: str, known: Container[str] = ()) -> 
     ``expected`` says in errors what belongs there. Raises UserError when there is nothing at ``config.root``.
     """
     if config.root is None:
-        raise UserError(f"source {config.source!r} needs {expected}: use --root PATH")
+        raise UserError(f"source {config.source!r} needs {expected}: use --set data.root=PATH")
     root = Path(config.root)
     if not root.exists():
-        raise UserError(f"nothing at {root}: use --root with {expected}")
+        raise UserError(f"nothing at {root}: use --set data.root=PATH with {expected}")
     folder = root if root.is_dir() else unpack(root, config.source)
     while True:
         inside = [path for path in folder.iterdir() if not path.name.startswith(".")]

@@ -55,7 +55,9 @@ def _find(root: Path, start: str, dimensions: int) -> Path:
     names = [f"{start}{dash}idx{dimensions}-ubyte{ending}" for dash in "-." for ending in ("", ".gz")]
     path = next((root / name for name in names if (root / name).is_file()), None)
     if path is None:
-        raise UserError(f"no {names[0]} in {root}, compressed or not: use --root with the folder of the four idx files")
+        raise UserError(
+            f"no {names[0]} in {root}, compressed or not: use --set data.root=PATH with the folder of the four files"
+        )
     if path.suffix != ".gz":
         return path
 

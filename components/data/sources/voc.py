@@ -43,7 +43,7 @@ class Voc(Source):
         self._root = open_root(config, expected, {_IMAGES})
         for folder in (_IMAGES, _ANNOTATIONS):
             if not (self._root / folder).is_dir():
-                raise UserError(f"no folder {folder} in {self._root}: use --root with {expected}")
+                raise UserError(f"no folder {folder} in {self._root}: use --set data.root=PATH with {expected}")
         self._images = {path.stem: self._root / _IMAGES / path for path in need_images(self._root / _IMAGES)}
         self._names = self._read_lists(options.sets)
         self._need(self._annotation, "annotation")

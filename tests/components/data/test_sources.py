@@ -135,10 +135,12 @@ def test_broken_and_unreadable_files_are_reported_by_name(tmp_path: Path) -> Non
 def test_wrong_folders_are_errors_for_the_reader(tmp_path: Path) -> None:
     assert (
         fails(DataConfig(source="folder"))
-        == "source 'folder' needs the folder that holds the images, or its .tar: use --root PATH"
+        == "source 'folder' needs the folder that holds the images, or its .tar: use --set data.root=PATH"
     )
     missing = tmp_path / "missing"
-    assert fails(DataConfig(source="folder", root=str(missing))).startswith(f"nothing at {missing}: use --root")
+    assert fails(DataConfig(source="folder", root=str(missing))).startswith(
+        f"nothing at {missing}: use --set data.root=PATH"
+    )
     (tmp_path / "a.txt").write_text("no image")
     assert fails(DataConfig(source="folder", root=str(tmp_path))).startswith(
         f"no images in {tmp_path}: put files there that"
@@ -237,14 +239,16 @@ def test_cifar_without_network_is_an_error_for_the_reader(home: Path, monkeypatc
     monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
     message = fails(DataConfig(source="cifar10"))
     assert message.startswith("CIFAR-10 cannot be downloaded (")
-    assert message.endswith("): download it from http://127.0.0.1:9/cifar-10-binary.tar.gz and use --root ARCHIVE")
+    assert message.endswith(
+        "): download it from http://127.0.0.1:9/cifar-10-binary.tar.gz and use --set data.root=ARCHIVE"
+    )
     assert not [p for p in home.rglob("*") if p.is_file()]
 
 
 def test_damaged_cifar_is_an_error_for_the_reader(tmp_path: Path, home: Path) -> None:
     folder = tmp_path / cifar10.FOLDER
     assert fails(DataConfig(source="cifar10", root=str(tmp_path))).startswith(
-        f"no CIFAR-10 in {tmp_path}: use --root with"
+        f"no CIFAR-10 in {tmp_path}: use --set data.root=PATH with"
     )
     small_cifar(folder)
     (folder / "data_batch_2.bin").write_bytes(b"x" * 100)

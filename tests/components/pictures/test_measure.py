@@ -14,7 +14,7 @@ from components.pictures.distances import frechet_distance, kernel_distance
 from components.pictures.extractors import Extractor, encoder_extractor
 from components.pictures.measure import MeasureConfig, chosen, measure_pictures, picture_rows
 from components.pictures.similarity import l1, ssim
-from components.tasks.base import Batch, Task, Tensors
+from components.tasks.base import Batch, Task, Tensors, all_tasks, build_task, makes_pictures
 
 CPU = torch.device("cpu")
 SAMPLES = 40
@@ -147,3 +147,22 @@ def test_what_cannot_be_measured_is_refused(extractor: Extractor) -> None:
     silent.titles = ("input",)
     with pytest.raises(UserError, match="makes no pictures"):
         measure_pictures(silent, Data(), MeasureConfig(), None, CPU)
+
+
+def test_tasks_know_whether_they_make_pictures() -> None:
+    moved = {"rotation", "jigsaw", "context_prediction", "supervised", "random", "rescaled"}
+    for name, task in all_tasks().items():
+        if task.__module__.startswith("components.tasks."):
+            assert makes_pictures(task) == (name not in moved), name
+    turned = build_task("rotation", {}, EncoderConfig(width=4), 16, 0, seed=0).eval()
+    with pytest.raises(UserError, match=r"'rotation' makes no pictures: give the run of one that does \(autoencoder"):
+        measure_pictures(turned, Data(16), MeasureConfig(), None, CPU)
+
+
+def test_pictures_that_are_not_finite_have_no_bytes() -> None:
+    class Lost(Darken):
+        def samples(self, inputs: Tensors) -> Tensors:
+            return {title: picture / 0 for title, picture in super().samples(inputs).items()}
+
+    with pytest.raises(UserError, match=r"pictures that are not numbers \(input\)"):
+        measure_pictures(Lost(), Data(16), MeasureConfig(), None, CPU)

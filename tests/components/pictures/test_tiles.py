@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.pictures.tiles import in_tiles, starts
+from components.data.images import BrokenImage
+from components.pictures.tiles import check_shape, in_tiles, starts
 
 
 def image(height: int, width: int) -> Tensor:
@@ -67,3 +68,26 @@ def test_small_images_are_enlarged_for_one_square() -> None:
 def test_pictures_of_another_size_than_their_square_are_fitted() -> None:
     made = in_tiles(lambda x: torch.full((len(x), 3, 8, 8), 9, dtype=torch.uint8), image(20, 30), 16, 0.25, False)
     assert made.shape == (3, 20, 30) and (made == 9).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "side", "overlap", "whole", "said"),
+    [
+        ((3000, 2), 32, 0.25, True, "2 x 3000 is too thin: at 32 pixels across it is 48000 long"),
+        ((2, 3000), 32, 0.25, False, "3000 x 2 is too thin"),
+        ((64, 1), 16, 0.25, True, None),
+        ((65, 1), 16, 0.25, True, "too thin"),
+        ((20_000, 100), 16, 0.25, True, None),  # long, and not enlarged
+        ((5000, 5000), 16, 0.9, False, "squares, more than 200000: let them overlap less"),
+        ((8000, 8000), 32, 0.25, False, None),
+        ((640, 10), 2000, 0.25, True, "it has more than 64 million pixels"),
+    ],
+)
+def test_images_that_cost_too_much_are_named(
+    size: tuple[int, int], side: int, overlap: float, whole: bool, said: str | None
+) -> None:
+    if said is None:
+        check_shape(*size, side, overlap, whole)
+        return
+    with pytest.raises(BrokenImage, match=said):
+        check_shape(*size, side, overlap, whole)

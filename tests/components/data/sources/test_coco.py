@@ -159,7 +159,9 @@ def test_wrong_folders(tmp_path: Path, home: Path) -> None:
     assert "instances_mine.json is of no split: call it" in refused("coco", tmp_path)
     path.with_name("instances_mine.json").unlink()
     path.with_name("instances_train.json").unlink()
-    assert refused("coco", tmp_path).startswith(f"no annotations/instances_train*.json in {tmp_path}: use --root with")
+    assert refused("coco", tmp_path).startswith(
+        f"no annotations/instances_train*.json in {tmp_path}: use --set data.root=PATH with"
+    )
 
 
 def bare(thing: dict[str, Any], **changes: Any) -> dict[str, Any]:

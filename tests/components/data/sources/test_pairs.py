@@ -80,7 +80,9 @@ def test_wrong_options_and_places(tmp_path: Path) -> None:
     for options in ({"image": "right"}, {"image": "left", "target": "B"}):
         said = refused("pairs", tmp_path, **options)
         assert said.startswith("data.options: image and target must be left and right, or the names of two folders")
-    assert refused("pairs", tmp_path / "nowhere").startswith(f"nothing at {tmp_path / 'nowhere'}: use --root with")
+    assert refused("pairs", tmp_path / "nowhere").startswith(
+        f"nothing at {tmp_path / 'nowhere'}: use --set data.root=PATH with"
+    )
 
 
 def test_a_broken_partner_is_named(tmp_path: Path) -> None:
