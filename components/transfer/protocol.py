@@ -20,6 +20,9 @@ from components.networks.encoder import Encoder
 from components.transfer.features import Dataset
 
 
+Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
+
+
 class Score(Config):
     """What an encoder is worth on one benchmark, with everything that is needed to measure it again."""
 
@@ -96,6 +99,66 @@ def gap_closed(score: float, random: float, supervised: float) -> float | None:
     May lie outside [0, 1]. None where supervised pretraining is not better than random: there is no gap to close.
     """
     return (score - random) / (supervised - random) if supervised > random else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, and half the width of its 95 % interval."""
+
+    value: float
+    half: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return abs(self.value) > self.half
+
+
+def gap_between(random: Sequence[float], supervised: Sequence[float], n: int) -> Estimate:
+    """Supervised minus random, both scores by seed in [0, 1], each a mean over the same ``n`` samples.
+
+    Two independent errors add up as squares: that of the seeds (Student, paired by seed; unknown with one) and that of
+    the samples (`sampling_variance`; the scores are taken as independent, which for the same samples is too wide).
+    """
+    variance = sum(sampling_variance(_mean(scores), n) for scores in (random, supervised))
+    seeds = _over_seeds([b - a for a, b in zip(random, supervised, strict=False)])
+    return Estimate(_mean(supervised) - _mean(random), math.hypot(seeds, Z95 * math.sqrt(variance)))
+
+
+def gap_share(
+    score: Sequence[float], random: Sequence[float], supervised: Sequence[float], n: int
+) -> Estimate | None:
+    """`gap_closed` of the means over seeds, with its interval; None where the gap is within its own (`gap_between`).
+
+    The interval is that of a ratio by the delta method: the error of score - random - share (supervised - random), in
+    units of the gap, from the same two sources as in `gap_between`.
+    """
+    gap = gap_between(random, supervised, n)
+    share = gap_closed(_mean(score), _mean(random), _mean(supervised))
+    if share is None or not gap.is_clear:
+        return None
+    left = [s - r - share * (u - r) for s, r, u in zip(score, random, supervised, strict=False)]
+    parts = ((1.0, score), (1 - share, random), (share, supervised))
+    variance = sum(factor**2 * sampling_variance(_mean(scores), n) for factor, scores in parts)
+    return Estimate(share, math.hypot(_over_seeds(left), Z95 * math.sqrt(variance)) / gap.value)
+
+
+def sampling_variance(score: float, n: int) -> float:
+    """Of a share of ``n`` samples that were right, had other samples been drawn.
+
+    One success and one failure are added, so that a share of 0 or 1 is not taken for certain (Agresti and Caffo 2000).
+    """
+    share = (score * n + 1) / (n + 2)
+    return share * (1 - share) / (n + 2)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _over_seeds(values: Sequence[float]) -> float:
+    """Half of Student's interval; 0 where one seed says nothing of it."""
+    return (mean_interval(values)[1] or 0.0) if values else 0.0
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
