@@ -13,7 +13,7 @@ from components.errors import Diverged, UserError
 from infra.cluster import connect
 from infra.tracking import open_tracker
 from pipelines import steps
-from pipelines.prepare import prepare_step
+from pipelines.prepare import labels_of, prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
 from pipelines.session import Session
@@ -150,7 +150,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
 def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
     """The body of the search."""
     prepared, *ends = inputs
-    if not prepared.value["classes"]:
+    if not labels_of(prepared.value):
         raise UserError(
             "a sweep is judged by transfer, which needs labels, and the data has none: use a labelled source"
         )

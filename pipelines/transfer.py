@@ -14,14 +14,14 @@ from components.transfer.protocol import run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
-from pipelines.prepare import data_of, open_split, prepare_step
+from pipelines.prepare import data_of, labels_of, open_split, prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.workflow import StepResult, StepRun
 
-VERSION = 1
+VERSION = 2  # the probe's grid of penalties is widened where its end is best
 Value = dict[str, Any]
 ABOUT = (
     "Encoders pretrained without labels on {source}. The alias `best` is on the highest score on the validation split. "
@@ -99,7 +99,7 @@ def _score(
     run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeConfig, size: int, unseen: str | None = None
 ) -> Value:
     """Run the benchmark where there is a free core or GPU, without the split ``unseen``; store the protocol too."""
-    if not prepared.value["classes"]:
+    if not labels_of(prepared.value):
         raise UserError(f"benchmark {benchmark.name!r} needs labels, and the data has none: use a labelled source")
     session = run.workflow.session
     folder = run.tracker.fetch_encoder(encoder, session.folder("cache"))

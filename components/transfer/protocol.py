@@ -36,6 +36,7 @@ class Score(Config):
     protocol: dict[str, Any] = Field(description="configuration, choices made on validation, sizes, versions")
 
 
+BySeed = Mapping[int, float]
 Datasets = Mapping[str, Dataset]
 Run = Callable[[Any, Encoder, Datasets, torch.device], Score]
 
@@ -114,20 +115,18 @@ class Estimate:
         return abs(self.value) > self.half
 
 
-def gap_between(random: Sequence[float], supervised: Sequence[float], n: int) -> Estimate:
-    """Supervised minus random, both scores by seed in [0, 1], each a mean over the same ``n`` samples.
+def gap_between(random: BySeed, supervised: BySeed, n: int) -> Estimate:
+    """Supervised minus random, both scores in [0, 1] by seed, each a mean over the same ``n`` samples.
 
     Two independent errors add up as squares: that of the seeds (Student, paired by seed; unknown with one) and that of
     the samples (`sampling_variance`; the scores are taken as independent, which for the same samples is too wide).
     """
     variance = sum(sampling_variance(_mean(scores), n) for scores in (random, supervised))
-    seeds = _over_seeds([b - a for a, b in zip(random, supervised, strict=False)])
+    seeds = _over_seeds([supervised[k] - random[k] for k in random if k in supervised])
     return Estimate(_mean(supervised) - _mean(random), math.hypot(seeds, Z95 * math.sqrt(variance)))
 
 
-def gap_share(
-    score: Sequence[float], random: Sequence[float], supervised: Sequence[float], n: int
-) -> Estimate | None:
+def gap_share(score: BySeed, random: BySeed, supervised: BySeed, n: int) -> Estimate | None:
     """`gap_closed` of the means over seeds, with its interval; None where the gap is within its own (`gap_between`).
 
     The interval is that of a ratio by the delta method: the error of score - random - share (supervised - random), in
@@ -137,7 +136,8 @@ def gap_share(
     share = gap_closed(_mean(score), _mean(random), _mean(supervised))
     if share is None or not gap.is_clear:
         return None
-    left = [s - r - share * (u - r) for s, r, u in zip(score, random, supervised, strict=False)]
+    common = [k for k in score if k in random and k in supervised]
+    left = [score[k] - random[k] - share * (supervised[k] - random[k]) for k in common]
     parts = ((1.0, score), (1 - share, random), (share, supervised))
     variance = sum(factor**2 * sampling_variance(_mean(scores), n) for factor, scores in parts)
     return Estimate(share, math.hypot(_over_seeds(left), Z95 * math.sqrt(variance)) / gap.value)
@@ -152,8 +152,8 @@ def sampling_variance(score: float, n: int) -> float:
     return share * (1 - share) / (n + 2)
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+def _mean(scores: BySeed) -> float:
+    return math.fsum(scores.values()) / len(scores)
 
 
 def _over_seeds(values: Sequence[float]) -> float:

@@ -17,6 +17,7 @@ from components.transfer.protocol import gap_closed
 from infra.errors import OutsideError
 from pipelines.checkpoints import LIST, Checkpoints
 from pipelines.measure import measure_step
+from pipelines.prepare import labels_of
 from pipelines.pretrain import checkpoints_url, pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.steps import Step, in_order, perform
@@ -108,7 +109,7 @@ class Trials:
         """``yardsticks``: of a universal sweep, whose trials train every one of the ``bases``."""
         self.step_run, self.bases, self.objectives, self.desk = run, bases, objectives, desk
         self.yardsticks = yardsticks
-        self.floor = collapse_floor(prepared.value["classes"])
+        self.floor = collapse_floor(labels_of(prepared.value))
         self.samples: int = prepared.value["samples"]["train"]
         self.steps = Steps(run.workflow)
         self._mutex = threading.Lock()
