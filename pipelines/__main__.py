@@ -126,7 +126,8 @@ def demo(
     from pipelines.recipes import DEMO, DEMO_SETTINGS, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(DEMO, [*DEMO_SETTINGS, *(set_ or [])]), 1, session, json_)
+    settings = [*DEMO_SETTINGS, *(set_ or [])]
+    _table(load_recipes(DEMO, settings), 1, session, json_, settings)
 
 
 @app.command()
@@ -250,7 +251,10 @@ def transfer(
     if dry_run:
         terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session), json_)
     else:
-        terminal.show_step("scored", pipeline.transfer(encoder, places.benchmark, places.data, session), json_)
+        scored = pipeline.transfer(encoder, places.benchmark, places.data, session)
+        if pipeline.split_of(scored.value) == "val":
+            terminal.note(pipeline.UNTESTED)
+        terminal.show_step("scored", scored, json_)
 
 
 @app.command()
@@ -280,7 +284,7 @@ def table(
     from pipelines.recipes import comparable, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(recipes or comparable(), set_ or []), seeds, session, json_)
+    _table(load_recipes(recipes or comparable(), set_ or []), seeds, session, json_, set_ or [])
 
 
 @app.command()
@@ -678,15 +682,17 @@ def _until_ctrl_c(server: "Server") -> None:
     raise OutsideError(f"the server ended by itself, with code {code}: see {server.log}")
 
 
-def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool) -> None:
+def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool, overrides: list[str]) -> None:
     from pipelines import table as pipeline
     from pipelines import terminal
 
     if session.dry_run:
-        terminal.show_plan(pipeline.plan(recipes, seeds, session), json_)
+        terminal.show_plan(pipeline.plan(recipes, seeds, session, overrides), json_)
         return
-    result = pipeline.make_table(recipes, seeds, session)
+    result = pipeline.make_table(recipes, seeds, session, overrides)
     terminal.show_rows(result.rows)
+    for note in result.notes:
+        terminal.text(f"note: {note}")
     if json_:
         terminal.text(result.to_json())
 

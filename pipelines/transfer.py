@@ -23,6 +23,7 @@ from pipelines.workflow import StepResult, StepRun
 
 VERSION = 2  # the probe's grid of penalties is widened where its end is best
 Value = dict[str, Any]
+UNTESTED = "there is no test split: layer and penalty were chosen on val, so the score is optimistic"
 ABOUT = (
     "Encoders pretrained without labels on {source}. The alias `best` is on the highest score on the validation split. "
     "The files, `config.json` and `encoder.safetensors`, need no pickle; to score one: "
@@ -132,8 +133,16 @@ def _metrics(value: Value) -> dict[str, float]:
 
 def _story(value: Value) -> str:
     """The score in one sentence."""
-    scores = f"{best_val(value):.1%} on val, {value['value']:.1%} on {value['split']}"
+    if split_of(value) == "val":
+        scores = f"{best_val(value):.1%} on val"
+        return f"{value['benchmark']}: top-1 {scores}, from layer {value['layer']}; {UNTESTED}"
+    scores = f"{best_val(value):.1%} on val, {value['value']:.1%} on test"
     return f"{value['benchmark']}: top-1 {scores}, from layer {value['layer']}"
+
+
+def split_of(value: Value) -> str:
+    """What a score was measured on: ``test``, or ``val`` where there is no test split."""
+    return str(value.get("split", "test"))
 
 
 def best_val(value: Value) -> float:

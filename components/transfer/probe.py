@@ -15,7 +15,7 @@ from components.data.scramble import Int64
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Dataset, Features, extract, subset
-from components.transfer.logistic import Problem, Solution, factor, gram, solve_path
+from components.transfer.logistic import Problem, Solution, factor, gram
 from components.transfer.protocol import Score, register_benchmark
 
 PROTOCOL = "linear/2"  # changes with anything that changes scores; 2: the grid of penalties is widened where it ends

@@ -19,7 +19,6 @@ from components.errors import UserError, unknown
 from components.networks.encoder import Encoder
 from components.transfer.features import Dataset
 
-
 Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
 
 
@@ -110,9 +109,9 @@ class Estimate:
     half: float
 
     @property
-    def is_clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return abs(self.value) > self.half
+    def is_positive(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.value > self.half
 
 
 def gap_between(random: BySeed, supervised: BySeed, n: int) -> Estimate:
@@ -134,7 +133,7 @@ def gap_share(score: BySeed, random: BySeed, supervised: BySeed, n: int) -> Esti
     """
     gap = gap_between(random, supervised, n)
     share = gap_closed(_mean(score), _mean(random), _mean(supervised))
-    if share is None or not gap.is_clear:
+    if share is None or not gap.is_positive:
         return None
     common = [k for k in score if k in random and k in supervised]
     left = [score[k] - random[k] - share * (supervised[k] - random[k]) for k in common]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from components.config import Recipe
 from components.errors import Diverged, Stopped, UserError
@@ -52,6 +53,11 @@ def own_point(point: Point, base: Recipe) -> Point:
     return {
         key: value for key, value in point.items() if not key.startswith("weights.") or key.split(".", 1)[1] in terms
     }
+
+
+def scored(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The probes that measured something: without labels none does."""
+    return [probe for probe in probes if probe["score"] is not None]
 
 
 def collapse_floor(classes: int) -> float:
@@ -152,7 +158,7 @@ class Trials:
         return replace(
             record,
             scores=record.scores | ({base.name: scores[UNIVERSAL]} if self.yardsticks else scores),
-            probes=[(int(probe["step"]), float(probe["score"])) for probe in trained.value["probes"]],
+            probes=[(int(probe["step"]), float(probe["score"])) for probe in scored(trained.value["probes"])],
             core_seconds=record.core_seconds + trained.value["seconds"] * cores,
             images=record.images + images,
         )
@@ -215,7 +221,7 @@ class Trials:
             if checkpoint is None or not (checkpoint / "probes.json").exists():
                 return []
             known = json.loads((checkpoint / "probes.json").read_text())
-        return [(int(probe["step"]), float(probe["score"])) for probe in known]
+        return [(int(probe["step"]), float(probe["score"])) for probe in scored(known)]
 
     def folder(self, recipe: Recipe) -> Path:
         """Where the training of a recipe works."""
