@@ -252,8 +252,10 @@ def transfer(
         terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session), json_)
     else:
         scored = pipeline.transfer(encoder, places.benchmark, places.data, session)
-        if pipeline.split_of(scored.value) == "val":
-            terminal.note(pipeline.UNTESTED)
+        if scored.value.get("split") == "val":
+            from components.transfer.protocol import UNTESTED
+
+            terminal.note(UNTESTED)
         terminal.show_step("scored", scored, json_)
 
 
@@ -687,9 +689,9 @@ def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool, o
     from pipelines import terminal
 
     if session.dry_run:
-        terminal.show_plan(pipeline.plan(recipes, seeds, session, overrides), json_)
+        terminal.show_plan(pipeline.plan(recipes, seeds, session, overrides=overrides), json_)
         return
-    result = pipeline.make_table(recipes, seeds, session, overrides)
+    result = pipeline.make_table(recipes, seeds, session, overrides=overrides)
     terminal.show_rows(result.rows)
     for note in result.notes:
         terminal.text(f"note: {note}")

@@ -89,7 +89,8 @@ def prepare_step(config: DataConfig) -> Step:
     """The step that lays a source into shards.
 
     Its value: ``url`` of the shards, ``index`` (sha256) and ``index_file``, ``samples`` by split, ``classes`` and
-    ``labels`` (see `labels_of`), what was ``converted`` and ``skipped``. Raises UserError for a source that cannot be read.
+    ``labels`` (see `labels_of`), what was ``converted`` and ``skipped``. Raises UserError for a source
+    that cannot be read.
     """
     if config.source == PREPARED:
         return _open_step(config)
@@ -259,8 +260,8 @@ def _value(url: str, index: Index, index_file: str) -> Value:
 
 
 def _classes(index: Index) -> Value:
-    """``classes``: how many have a name, in labels, boxes or masks; ``labels``: how many those of labels are. None where
-    there are none to count."""
+    """``classes``: how many have a name, in labels, boxes or masks; ``labels``: those that are labels. None where there
+    is nothing to count."""
     named = len(index.classes) or None
     return {"classes": named, "labels": named if "label" in index.fields else None}
 

@@ -73,7 +73,8 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
 
     ``judge``: may stop the training after a probe; then the step raises Stopped, and can be continued.
     Its value: ``encoder`` (URI of the best encoder), ``model_id`` in the tracker, ``probes`` (step; score, None without
-    labels), ``step`` of the weights that are kept, ``seconds``. Raises UserError where the data does not fit the task, Diverged where training broke down.
+    labels), ``step`` of the weights that are kept, ``steps`` in all, ``seconds``. Raises UserError where the data does
+    not fit the task, Diverged where training broke down.
     """
     what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
     task = get_task(recipe.task)

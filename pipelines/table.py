@@ -234,7 +234,6 @@ def _row(group: Group, ends: Sequence[Group | None]) -> Row:
         "recipe": group.recipe.name,
         "benchmark": group.benchmark,
         "labels": "yes" if "label" in get_task(group.recipe.task).needs else "no",
-        "epochs": epochs_of(group.recipe),
         "layer": "/".join(sorted({value["layer"] for value in values.values()})) or None,
         "val top-1": _rounded(val, 2),
         "test top-1": _rounded(mean, 2) if group.split == "test" else None,
@@ -242,6 +241,7 @@ def _row(group: Group, ends: Sequence[Group | None]) -> Row:
         "gap closed": _rounded(closed, 3),
         "gap ±": _rounded(width, 3),
         "split": group.split,
+        "epochs": epochs_of(group.recipe),
         "seeds": f"{len(values)} ({diverged} diverged)" if diverged else len(values),
     }
 
@@ -264,7 +264,8 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 def _shown(row: Row) -> float | None:
     """The score that a row is placed by."""
-    return row["val top-1"] if row["test top-1"] is None else row["test top-1"]
+    score: float | None = row["val top-1"] if row["test top-1"] is None else row["test top-1"]
+    return score
 
 
 def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]:
@@ -278,7 +279,7 @@ def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]
         longest = max(map(epochs_of, trained))
         why = "as long as the longest of the others" if length == longest else "as its own recipe says"
         notes.append(
-            f"{supervised.recipe.name} was trained for {length:g} epochs, {why}; the others: {', '.join(sorted(others))}"
+            f"{supervised.recipe.name} was trained for {length:g} epochs, {why}; epochs: {', '.join(sorted(others))}"
         )
     if unseen := sorted(group.recipe.name for group in together if group.split == "val"):
         notes.append(
@@ -288,16 +289,16 @@ def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]
     if random and supervised:
         n = min(random.samples, supervised.samples)
         gap = gap_between(random.scores, supervised.scores, n)
-        if not gap.is_clear:
+        if not gap.is_positive:
             notes.append(
-                f"no gap closed on {together[0].benchmark}: {supervised.recipe.name} is {100 * gap.value:.1f} points above "
-                f"{random.recipe.name}, and the gap is within its interval, ± {100 * gap.half:.1f}: train longer, or on "
-                "more data"
+                f"no gap closed on {together[0].benchmark}: from {random.recipe.name} to {supervised.recipe.name} it "
+                f"is {100 * gap.value:+.1f} points, and the gap is within its interval, ± {100 * gap.half:.1f}: train "
+                "longer, or on more data"
             )
     if edged := sorted({group.recipe.name for group in together if any(map(_at_edge, group.values.values()))}):
         notes.append(
-            f"the best penalty of the probe of {', '.join(edged)} is the last that was tried, {WIDEN} decades outside the "
-            "grid: a better one may lie beyond"
+            f"the best penalty of the probe of {', '.join(edged)} is the last that was tried, {WIDEN} decades outside "
+            "the grid: a better one may lie beyond"
         )
     return notes
 

@@ -10,7 +10,7 @@ from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import get_task
 from components.transfer.features import probed_layers
-from components.transfer.protocol import run_benchmark
+from components.transfer.protocol import UNTESTED, run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
@@ -23,7 +23,6 @@ from pipelines.workflow import StepResult, StepRun
 
 VERSION = 2  # the probe's grid of penalties is widened where its end is best
 Value = dict[str, Any]
-UNTESTED = "there is no test split: layer and penalty were chosen on val, so the score is optimistic"
 ABOUT = (
     "Encoders pretrained without labels on {source}. The alias `best` is on the highest score on the validation split. "
     "The files, `config.json` and `encoder.safetensors`, need no pickle; to score one: "

@@ -73,7 +73,7 @@ class Probe:
 
 
 def best_step(probes: Sequence[Mapping[str, Any]], last: int) -> int:
-    """The step of the weights that are kept: the first of the highest score, or the ``last`` where none was measured."""
+    """The step of the weights that are kept: of the highest score, the first; the ``last`` where none was measured."""
     scored = [probe for probe in probes if probe["score"] is not None]
     return int(max(scored, key=lambda probe: probe["score"])["step"]) if scored else last
 

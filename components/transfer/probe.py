@@ -85,9 +85,9 @@ def linear_probe(
 ) -> ProbeResult:
     """Probe every layer of ``train``: standardize by the training samples, fit, choose the penalty on ``val``.
 
-    Nothing is refitted on ``val``. Of equal scores the larger penalty and the shallower layer win. Where the best penalty
-    is the first or the last of the grid, further ones, by factors of ten, are tried as long as they are better (WIDEN
-    decades at most). A grid of one penalty is a choice, and stays as it is. Deterministic.
+    Nothing is refitted on ``val``. Of equal scores the larger penalty and the shallower layer win. Where the best
+    penalty is the first or the last of the grid, further ones, by factors of ten, are tried as long as they are better
+    (WIDEN decades at most). A grid of one penalty is a choice, and stays as it is. Deterministic.
     Raises UserError when the training samples are of one class only.
     """
     layers = {name: _probe_layer(train, val, name, config, torch.device(device)) for name in train.layers}

@@ -19,6 +19,7 @@ from components.errors import UserError, unknown
 from components.networks.encoder import Encoder
 from components.transfer.features import Dataset
 
+UNTESTED = "there is no test split: layer and penalty were chosen on val, so the score is optimistic"
 Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
 
 

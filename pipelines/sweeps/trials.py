@@ -14,7 +14,7 @@ from typing import Any
 from components.config import Recipe
 from components.errors import Diverged, Stopped, UserError
 from components.pictures.measure import MeasureConfig
-from components.transfer.protocol import gap_closed
+from components.transfer.protocol import Estimate, gap_closed
 from infra.errors import OutsideError
 from pipelines.checkpoints import LIST, Checkpoints
 from pipelines.measure import measure_step
@@ -66,6 +66,14 @@ def collapse_floor(classes: int) -> float:
     return chance + LUCK * math.sqrt(chance * (1 - chance) / PROBE_SAMPLES[1])
 
 
+def no_gap(recipe: str, gap: Estimate) -> OutsideError:
+    """What is said where a universal sweep has nothing to measure between."""
+    return OutsideError(
+        f"{recipe}: from random to supervised it is {100 * gap.value:+.1f} points of val top-1, and the gap is within "
+        f"its interval, ± {100 * gap.half:.1f}: there is none to close; train longer, or on more images"
+    )
+
+
 class Steps:
     """Steps that are run within a step, and remembered: what several trials consume is looked up once."""
 
@@ -93,10 +101,7 @@ class Yardsticks:
         random, supervised = self.ends[recipe]
         closed = gap_closed(score, random, supervised)
         if closed is None:
-            raise OutsideError(
-                f"supervised pretraining ({supervised:.3f}) is not better than random ({random:.3f}): there is no gap "
-                "to close; train longer, or on more images"
-            )
+            raise no_gap(recipe, Estimate(supervised - random, 0.0))
         return float(closed)
 
 
