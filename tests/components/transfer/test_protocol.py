@@ -64,10 +64,8 @@ def test_a_gap_is_known_as_far_as_seeds_and_samples_allow() -> None:
     many = gap_between(random, supervised, 10**12)
     assert many.half == pytest.approx((paired.high - paired.low) / 2)
     assert not gap_between({0: 0.309}, {0: 0.31}, 1000).is_positive
-    assert (
-        gap_share({0: 0.22}, {0: 0.309}, {0: 0.31}, 1000) is None
+    assert gap_share({0: 0.22}, {0: 0.309}, {0: 0.31}, 1000) is None
     assert gap_share({0: 1.0}, {0: 0.0}, {0: 0.0}, 9) is None
-    )
 
 
 def test_the_interval_of_a_share_holds_the_truth_as_often_as_it_says() -> None:
