@@ -110,10 +110,10 @@ def test_the_penalty_is_the_best_on_val_and_not_on_train() -> None:
     assert probe.val == probe.tried[1.0] == probe.classifier.accuracy(val.layers["a"], val.labels)
 
 
-def tempted(train: int, signal: float, penalties: tuple[float, ...], noise: int = 59) -> LayerProbe:
-    """A probe of one feature that tells and others that tempt."""
+def tempted(train: int, signal: float, penalties: tuple[float, ...]) -> LayerProbe:
+    """A probe of one feature that tells and 59 that tempt."""
     rng = torch.Generator().manual_seed(0)
-    x, labels = torch.randn(1400, noise + 1, generator=rng), torch.arange(1400) % 2
+    x, labels = torch.randn(1400, 60, generator=rng), torch.arange(1400) % 2
     x[:, 0] += labels * signal
     parts = slice(0, train), slice(train, None)
     features, held_back = (Features({"a": x[part]}, labels[part]) for part in parts)
@@ -126,8 +126,12 @@ def test_a_grid_that_ends_at_its_best_penalty_is_widened() -> None:
     assert narrow.penalty >= 1e-1 and not narrow.at_edge and narrow.val > narrow.tried[1e-2]
     wide = tempted(80, 1.5, (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0))
     assert wide.val >= narrow.val >= wide.val - 0.01
-    downward = tempted(700, 3.0, (10.0, 100.0), noise=400)
-    assert downward.penalty <= 10 and list(downward.tried)[2] == 1.0
+    rng = torch.Generator().manual_seed(0)
+    (shared, small), labels = torch.randn(2, 900, generator=rng), torch.arange(900) % 2
+    told = shared + 0.02 * small + 0.05 * labels  # the class is in the difference of two features that are nearly one
+    halves = [Features({"a": torch.stack([shared, told], 1)[part]}, labels[part]) for part in (slice(500), slice(500, 900))]
+    downward = linear_probe(*halves, ProbeConfig(penalties=(0.1, 1.0))).layers["a"]
+    assert list(downward.tried)[2] == 0.01 and downward.penalty <= 1e-3 and downward.val > downward.tried[0.1] + 0.1
 
 
 def test_a_grid_is_widened_no_further_than_it_says_and_a_choice_not_at_all() -> None:
