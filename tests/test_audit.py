@@ -86,6 +86,7 @@ def unpack(cifar: Path, to: Path) -> None:
             Image.fromarray(tile).save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(900)
