@@ -292,8 +292,7 @@ def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]
         if not gap.is_positive:
             notes.append(
                 f"no gap closed on {together[0].benchmark}: from {random.recipe.name} to {supervised.recipe.name} it "
-                f"is {100 * gap.value:+.1f} points, and the gap is within its interval, ± {100 * gap.half:.1f}: train "
-                "longer, or on more data"
+                f"is {gap}; train longer, or on more data"
             )
     if edged := sorted({group.recipe.name for group in together if any(map(_at_edge, group.values.values()))}):
         notes.append(

@@ -114,6 +114,11 @@ class Estimate:
         """Whether the whole interval lies above zero."""
         return self.value > self.half
 
+    def __str__(self) -> str:
+        """In points of a score, and what is wrong with it as a gap to close."""
+        lacking = "the gap is within its interval" if abs(self.value) <= self.half else "there is no gap"
+        return f"{100 * self.value:+.1f} ± {100 * self.half:.1f} points{'' if self.is_positive else f': {lacking}'}"
+
 
 def gap_between(random: BySeed, supervised: BySeed, n: int) -> Estimate:
     """Supervised minus random, both scores in [0, 1] by seed, each a mean over the same ``n`` samples.

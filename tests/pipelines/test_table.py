@@ -122,7 +122,7 @@ def test_a_gap_within_its_interval_is_no_gap() -> None:
     table = make({"random": [0.309], "rescaled": [0.22], "supervised": [0.310], "autoencoder": [0.32]}, n=500)
     assert {row["gap closed"] for row in table.rows} == {None}
     (note,) = table.notes
-    assert "from random to supervised it is +0.1 points, and the gap is within its interval, ± 5.7" in note
+    assert "from random to supervised it is +0.1 ± 5.7 points: the gap is within its interval" in note
     seeds = make({"random": [0.2, 0.4], "rescaled": [0.2, 0.2], "supervised": [0.4, 0.3]})  # as they fell
     assert {row["gap closed"] for row in seeds.rows} == {None}
     clear = make({"random": [0.2, 0.21], "rescaled": [0.2, 0.2], "supervised": [0.4, 0.41]})
