@@ -129,10 +129,9 @@ def test_a_grid_that_ends_at_its_best_penalty_is_widened() -> None:
     rng = torch.Generator().manual_seed(0)
     (shared, small), labels = torch.randn(2, 900, generator=rng), torch.arange(900) % 2
     told = shared + 0.02 * small + 0.05 * labels  # the class is in the difference of two features that are nearly one
-    halves = [
-        Features({"a": torch.stack([shared, told], 1)[part]}, labels[part]) for part in (slice(500), slice(500, 900))
-    ]
-    downward = linear_probe(*halves, ProbeConfig(penalties=(0.1, 1.0))).layers["a"]
+    x = torch.stack([shared, told], 1)
+    train, val = (Features({"a": x[part]}, labels[part]) for part in (slice(500), slice(500, 900)))
+    downward = linear_probe(train, val, ProbeConfig(penalties=(0.1, 1.0))).layers["a"]
     assert list(downward.tried)[2] == 0.01 and downward.penalty <= 1e-3 and downward.val > downward.tried[0.1] + 0.1
 
 
