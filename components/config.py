@@ -184,7 +184,8 @@ class ProbeConfig(BenchmarkConfig):
     features: int = Field(1024, ge=16, description="largest number of features a layer is pooled to")
     samples: int | None = Field(None, ge=10, description="training samples of the probe; None uses all")
     penalties: tuple[float, ...] = Field(
-        (1e-4, 1e-3, 1e-2, 1e-1), description="L2 penalties tried on the validation split"
+        (1e-4, 1e-3, 1e-2, 1e-1),
+        description="L2 penalties tried on the validation split; widened by tens where an end is best",
     )
     iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most, for each penalty")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the encoder; the probe itself is float32")

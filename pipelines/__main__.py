@@ -135,8 +135,8 @@ def demo(
     from pipelines.recipes import DEMO, demo_settings, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    settings = demo_settings(machine.cores() if session.private else 2)
-    _table(load_recipes(DEMO, [*settings, *(set_ or [])]), 1, session, json_)
+    settings = [*demo_settings(machine.cores() if session.private else 2), *(set_ or [])]
+    _table(load_recipes(DEMO, settings), 1, session, json_, settings)
 
 
 @app.command()
@@ -263,7 +263,12 @@ def transfer(
     if dry_run:
         terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session), json_)
     else:
-        terminal.show_step("scored", pipeline.transfer(encoder, places.benchmark, places.data, session), json_)
+        scored = pipeline.transfer(encoder, places.benchmark, places.data, session)
+        if scored.value.get("split") == "val":
+            from components.transfer.protocol import UNTESTED
+
+            terminal.note(UNTESTED)
+        terminal.show_step("scored", scored, json_)
 
 
 @app.command()
@@ -293,7 +298,7 @@ def table(
     from pipelines.recipes import comparable, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(recipes or comparable(), set_ or []), seeds, session, json_)
+    _table(load_recipes(recipes or comparable(), set_ or []), seeds, session, json_, set_ or [])
 
 
 @app.command()
@@ -697,15 +702,17 @@ def _until_ctrl_c(server: "Server") -> None:
     raise OutsideError(f"the server ended by itself, with code {code}: see {server.log}")
 
 
-def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool) -> None:
+def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool, overrides: list[str]) -> None:
     from pipelines import table as pipeline
     from pipelines import terminal
 
     if session.dry_run:
-        terminal.show_plan(pipeline.plan(recipes, seeds, session), json_)
+        terminal.show_plan(pipeline.plan(recipes, seeds, session, overrides=overrides), json_)
         return
-    result = pipeline.make_table(recipes, seeds, session)
+    result = pipeline.make_table(recipes, seeds, session, overrides=overrides)
     terminal.show_rows(result.rows)
+    for note in result.notes:
+        terminal.text(f"note: {note}")
     if json_:
         terminal.text(result.to_json())
 

@@ -7,6 +7,7 @@ the older ones, which stay; ``index.json`` is the newest. See docs/decisions/000
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def prepare(config: DataConfig, session: Session) -> StepResult:
             connect(session.address)
             source = _open(config.model_dump_json(), content)
             _restore(source, config, content, storage, index, terminal.note)
+    if "labels" not in result.value:  # finished before classes were counted that are no labels
+        result = replace(result, value=result.value | _classes(open_index(result.value)))
     return result
 
 
@@ -87,8 +90,9 @@ def plan(config: DataConfig, session: Session) -> list[Planned]:
 def prepare_step(config: DataConfig) -> Step:
     """The step that lays a source into shards.
 
-    Its value: ``url`` of the shards, ``index`` (sha256) and ``index_file``, ``samples`` by split, ``classes``, what was
-    ``converted`` and ``skipped``. Raises UserError for a source that cannot be read.
+    Its value: ``url`` of the shards, ``index`` (sha256) and ``index_file``, ``samples`` by split, ``classes`` and
+    ``labels`` (see `labels_of`), what was ``converted`` and ``skipped``. Raises UserError for a source
+    that cannot be read.
     """
     if config.source == PREPARED:
         return _open_step(config)
@@ -268,12 +272,27 @@ def _value(url: str, index: Index, index_file: str) -> Value:
         "index": index.fingerprint(),
         "index_file": index_file,
         "samples": {split: index.samples(split) for split in index.splits},
-        "classes": len(index.classes) if "label" in index.fields else 0,  # those of boxes and masks are no labels
+        **_classes(index),
         "skipped": [skip.model_dump() for skip in index.skipped[:20]],
         "skipped_count": len(index.skipped),
         "converted": index.converted,
         **({"left_out": index.left_out} if index.left_out else {}),
     }
+
+
+def _classes(index: Index) -> Value:
+    """``classes``: how many have a name, in labels, boxes or masks; ``labels``: those that are labels. None where there
+    is nothing to count."""
+    named = len(index.classes) or None
+    return {"classes": named, "labels": named if "label" in index.fields else None}
+
+
+def labels_of(value: Value) -> int:
+    """The number of classes that samples of a prepared data set are labelled with; 0 without labels.
+
+    What was prepared before there was ``labels`` has it under ``classes``.
+    """
+    return int(value["labels" if "labels" in value else "classes"] or 0)
 
 
 def expected_samples(config: DataConfig) -> dict[str, int]:
@@ -299,8 +318,9 @@ def read_index_at(url: str, name: str = INDEX_NAME) -> Index:
 
 def data_of(prepared: StepResult, size: int, session: Session) -> Value:
     """What `open_split` and who else reads a prepared data set, on any machine, is told of it."""
-    told = {key: prepared.value[key] for key in ("url", "index_file", "classes")}
-    return told | {"size": size, "cache": str(session.folder("cache"))}
+    told = {key: prepared.value[key] for key in ("url", "index_file")}
+    labels = labels_of(prepared.value)  # those of boxes and masks are no classes to a network
+    return told | {"classes": labels, "size": size, "cache": str(session.folder("cache"))}
 
 
 def open_split(data: Value, split: str, fields: Sequence[str]) -> ShardedDataset:

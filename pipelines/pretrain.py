@@ -22,14 +22,14 @@ from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
 from pipelines.encoders import fetch_named, identified
-from pipelines.prepare import data_of, expected_samples, prepare_step
+from pipelines.prepare import data_of, expected_samples, labels_of, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.remote import Files, unpacked
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.streams import Streams
 from pipelines.trained import TASK_FILE
-from pipelines.worker import DIVERGED, Judge, initialized, make_task, train_worker
+from pipelines.worker import DIVERGED, Judge, best_step, initialized, make_task, measured, train_worker
 from pipelines.workflow import StepResult, StepRun
 
 Value = dict[str, Any]
@@ -72,8 +72,9 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     """The step that trains a recipe on the shards of its data.
 
     ``judge``: may stop the training after a probe; then the step raises Stopped, and can be continued.
-    Its value: ``encoder`` (URI of the best encoder), ``model_id`` in the tracker, ``probes`` (step, score), ``step`` of
-    the best, ``seconds``. Raises UserError where the data does not fit the task, Diverged where training broke down.
+    Its value: ``encoder`` (URI of the best encoder), ``model_id`` in the tracker, ``probes`` (step; score, None without
+    labels), ``step`` of the weights that are kept, ``steps`` in all, ``seconds``. Raises UserError where the data does
+    not fit the task, Diverged where training broke down.
     """
     what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
     task = get_task(recipe.task)
@@ -130,7 +131,8 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | No
     """The body of the step: train, then store the encoder as a model of the run, and the task as a file."""
     session, training = run.workflow.session, recipe.training
     encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
-    task = make_task(recipe, prepared.value["classes"], encoders)
+    labels = labels_of(prepared.value)
+    task = make_task(recipe, labels, encoders)
     last = _steps(recipe, prepared.value["samples"]["train"]) if task.players else 0
     weights = resolve_weights(task, recipe.weights)
     run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": last})
@@ -150,13 +152,13 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | No
     Streams.open(job, "train", task.needs)  # a field that is not there is said here: workers are given other tries
     began = time.perf_counter()
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
-        probes = json.loads((folder / "probes.json").read_text())
-        best_step: int = max(probes, key=lambda probe: probe["score"])["step"] if probes else 0
+        probes = measured(json.loads((folder / "probes.json").read_text()), bool(labels))
+        kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
         model_id = run.tracker.log_encoder(
             run.run_id,
             folder / "encoder",
-            step=best_step,
+            step=kept,
             params={"recipe": recipe.name, "task": recipe.task, "weights": weights, "seed": training.seed},
             tags={"recipe": recipe.name},
         )
@@ -164,7 +166,7 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | No
         "encoder": f"runs:/{run.run_id}/encoder",
         "model_id": model_id,
         "probes": probes,
-        "step": best_step,
+        "step": kept,
         "steps": last,
         "seconds": round(time.perf_counter() - began, 1),
     }

@@ -10,10 +10,11 @@ from typing import Any
 
 from components.config import Recipe
 from components.errors import Diverged, UserError
+from components.transfer.protocol import gap_between
 from infra.cluster import connect
 from infra.tracking import open_tracker
 from pipelines import steps
-from pipelines.prepare import prepare_step
+from pipelines.prepare import labels_of, prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
 from pipelines.session import Session
@@ -25,16 +26,16 @@ from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front, record_of
 from pipelines.sweeps.report import Outcome, write_report
 from pipelines.sweeps.search import Search, failed_all
-from pipelines.sweeps.trials import Steps, Trials, Yardsticks
+from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap
 from pipelines.sweeps.tuning import scheduler, tune_trials
 from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, scores_on_test
 from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
 from pipelines.table import beside
-from pipelines.transfer import best_val, validation_step
+from pipelines.transfer import best_val, split_of, validation_step
 from pipelines.workflow import StepResult, StepRun, Workflow
 
 Value = dict[str, Any]
-VERSION = 1
+VERSION = 2  # scores by the second version of the probe, which are not to be mixed with those of the first
 SWEEP, SPACE = "genoise.sweep", "genoise.space"  # tags of the search's run
 ENDS = ("random", "supervised")  # what a universal sweep measures between
 
@@ -152,7 +153,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
 def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
     """The body of the search."""
     prepared, *ends = inputs
-    if not prepared.value["classes"]:
+    if not labels_of(prepared.value):
         raise UserError(
             "a sweep is judged by transfer, which needs labels, and the data has none: use a labelled source"
         )
@@ -194,8 +195,10 @@ def _yardsticks(wanted: Sweep, ends: list[StepResult]) -> Yardsticks | None:
         return None
     scores = [best_val(end.value) for end in ends]
     found = Yardsticks({r.name: (scores[2 * k], scores[2 * k + 1]) for k, r in enumerate(wanted.recipes)})
-    for name, score in zip(found.ends, scores[::2], strict=True):
-        found.closed(name, score)  # where there is no gap to close, it is said before any trial
+    for end, (name, (random, supervised)) in zip(ends[::2], found.ends.items(), strict=True):
+        gap = gap_between({0: random}, {0: supervised}, end.value["n"])
+        if not gap.is_positive:  # said before any trial
+            raise no_gap(name, gap)
     return found
 
 
@@ -234,11 +237,17 @@ def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
             candidates[f"{recipe.name}/own best"] = winner_recipe(wanted, recipe, own.proposal)
     first = wanted.objectives[0].name
     benchmark = first if first in BENCHMARKS else wanted.recipes[0].benchmarks[0]
-    scores = scores_on_test(candidates, seeds, benchmark, Steps(run.workflow), run.run_id, found["side_by_side"])
+    done = Steps(run.workflow)
+    scores = scores_on_test(candidates, seeds, benchmark, done, run.run_id, found["side_by_side"])
+    scored = [result for result in done.done.values() if result.name == "transfer"]
+    split = "val" if any(split_of(result.value) == "val" for result in scored) else "test"
     against = ("published", "own best") if wanted.universal else ("published",)
     comparisons: list[Comparison] = []
     for other in against:
-        each = [compare(r.name, other, scores[f"{r.name}/found"], scores[f"{r.name}/{other}"]) for r in wanted.recipes]
+        each = [
+            compare(r.name, other, scores[f"{r.name}/found"], scores[f"{r.name}/{other}"], split)
+            for r in wanted.recipes
+        ]
         if wanted.universal:
             yard = found["yardsticks"]
             gaps = {r.name: yard[2 * k + 1] - yard[2 * k] for k, r in enumerate(wanted.recipes)}
@@ -246,8 +255,9 @@ def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
         comparisons += each
     sentences = [_sentence(comparison) for comparison in comparisons]
     run.tracker.describe(run.run_id, "\n\n".join(sentences))
-    mean, half = comparisons[0].interval if comparisons[0].differences else (0.0, None)
-    run.log_metrics({"difference": mean} | ({"half_width": half} if half is not None else {}))
+    if comparisons[0].differences:
+        mean, half = comparisons[0].interval
+        run.log_metrics({"difference": mean} | ({"half_width": half} if half is not None else {}))
     return {"benchmark": benchmark, "sentences": sentences, "comparisons": [each.to_json() for each in comparisons]}
 
 

@@ -2,43 +2,50 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.config import Recipe
-from components.errors import Diverged
+from components.errors import Diverged, UserError
 from components.tasks.base import get_task
-from components.transfer.protocol import gap_closed, mean_interval
+from components.transfer.probe import WIDEN
+from components.transfer.protocol import gap_between, gap_share, mean_interval
 from pipelines import steps
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
-from pipelines.transfer import best_val, transfer_step
+from pipelines.transfer import best_val, split_of, transfer_step
 from pipelines.workflow import StepResult, Workflow
 
 YARDSTICKS = ("random", "rescaled", "supervised")
+ENDS = ("random", "supervised")  # between which gaps are measured
+MANY = 10**9  # samples: where their number is not known, their error is left out
 # What a yardstick takes over from the recipe that it stands beside, so that both see as much data in the same way.
 SHARED = ("epochs", "batch", "seed", "workers", "cpus", "precision", "channels_last", "augment", "probe_every")
 
 Row = dict[str, Any]
+Place = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The finished table. ``rows`` is what a person reads; ``scores`` holds every single score with its protocol."""
+    """The finished table. ``rows`` is what a person reads; ``scores`` holds every single score with its protocol;
+    ``notes`` say what a person must know to read the rows."""
 
     rows: list[Row]
     scores: list[dict[str, Any]]
+    notes: list[str]
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({"rows": self.rows, "scores": self.scores})
+        return json.dumps({"rows": self.rows, "scores": self.scores, "notes": self.notes})
 
     def to_markdown(self) -> str:
-        """The rows as a Markdown table."""
+        """The rows as a Markdown table, and the notes below it."""
         columns = list(self.rows[0])
         lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
         lines += ["| " + " | ".join(_text(row[column]) for column in columns) + " |" for row in self.rows]
+        lines += [f"\n{note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
 
@@ -55,18 +62,18 @@ class Cell:
         return transfer_step(self.recipe, load_benchmark(self.benchmark))
 
     @property
-    def place(self) -> tuple[str, ...]:
+    def place(self) -> Place:
         """Scores can be compared within one benchmark, one data set and one network."""
         return self.benchmark, *_setting(self.recipe)
 
 
-def make_table(recipes: Sequence[Recipe], seeds: int, session: Session) -> Table:
+def make_table(recipes: Sequence[Recipe], seeds: int, session: Session, overrides: Sequence[str] = ()) -> Table:
     """Pretrain and score every recipe with ``seeds`` seeds, on every benchmark that it names, and put it in one table.
 
-    Missing yardsticks are added. A training that diverged is a row that says so. Raises what else a step raises, after
-    the others have finished.
+    Missing yardsticks are added (see `yardsticks`). A training that diverged is a row that says so. Raises UserError
+    where it is not clear which row is a yardstick, and what else a step raises, after the others have finished.
     """
-    cells = _cells(recipes, seeds)
+    cells = _cells(recipes, seeds, overrides)
     tables: list[Table] = []
 
     def report(workflow: Workflow, results: list[StepResult | Diverged]) -> None:
@@ -77,30 +84,73 @@ def make_table(recipes: Sequence[Recipe], seeds: int, session: Session) -> Table
     return tables[0]
 
 
-def plan(recipes: Sequence[Recipe], seeds: int, session: Session) -> list[Planned]:
+def plan(recipes: Sequence[Recipe], seeds: int, session: Session, overrides: Sequence[str] = ()) -> list[Planned]:
     """The steps that `make_table` would run or reuse."""
-    return steps.plan([cell.step for cell in _cells(recipes, seeds)], session)
+    return steps.plan([cell.step for cell in _cells(recipes, seeds, overrides)], session)
 
 
-def _cells(recipes: Sequence[Recipe], seeds: int) -> list[Cell]:
+def _cells(recipes: Sequence[Recipe], seeds: int, overrides: Sequence[str] = ()) -> list[Cell]:
+    added = yardsticks(recipes, overrides)
+    _check_yardsticks([*added, *recipes])
     return [
         Cell(with_seed(recipe, recipe.training.seed + k), benchmark)
-        for recipe in [*_yardsticks(recipes), *recipes]
+        for recipe in [*added, *recipes]
         for benchmark in recipe.benchmarks
         for k in range(seeds)
     ]
 
 
-def _yardsticks(recipes: Sequence[Recipe]) -> list[Recipe]:
-    """The yardsticks that are not among the recipes, for every data set and network that is."""
-    known = {(recipe.task, *_setting(recipe)) for recipe in recipes}
+def yardsticks(recipes: Sequence[Recipe], overrides: Sequence[str] = ()) -> list[Recipe]:
+    """The yardsticks that are not among the recipes, for every data set and network that is.
+
+    They stand beside the recipe that trains longest there (of equal ones the first by name), whatever the order of the
+    recipes, and on all the benchmarks of that place. Where none trains, `supervised` is as long as it is by itself,
+    with ``overrides`` (``key=value``) laid over it.
+    """
+    places: dict[tuple[str, str], list[Recipe]] = {}
+    for recipe in recipes:
+        places.setdefault(_setting(recipe), []).append(recipe)
     added: list[Recipe] = []
-    for like in recipes:
-        for task in YARDSTICKS:
-            if (task, *_setting(like)) not in known:
-                known.add((task, *_setting(like)))
-                added.append(beside(like, load_recipe(task)))
+    for there in places.values():
+        like = _longest(there)
+        if not epochs_of(like):
+            epochs = load_recipe("supervised", overrides).training.epochs
+            like = like.model_copy(update={"training": like.training.model_copy(update={"epochs": epochs})})
+        benchmarks = tuple(sorted({name for recipe in there for name in recipe.benchmarks}))
+        like = like.model_copy(update={"benchmarks": benchmarks})
+        known = {recipe.task for recipe in there}
+        added += [beside(like, load_recipe(task)) for task in YARDSTICKS if task not in known]
     return added
+
+
+def _longest(recipes: Sequence[Recipe]) -> Recipe:
+    return min(recipes, key=lambda recipe: (-epochs_of(recipe), recipe.name))
+
+
+def epochs_of(recipe: Recipe) -> float:
+    """Passes over the training split; 0 for a task that trains nothing."""
+    return recipe.training.epochs if get_task(recipe.task).players else 0.0
+
+
+def _check_yardsticks(recipes: Sequence[Recipe]) -> None:
+    """UserError where several rows could be the random or the supervised end of one gap, and none has its name."""
+    for task in ENDS:
+        found: dict[tuple[str, str], list[str]] = {}
+        for recipe in recipes:
+            if recipe.task == task:
+                found.setdefault(_setting(recipe), []).append(recipe.name)
+        for names in found.values():
+            if len(names) > 1 and task not in names:
+                raise UserError(
+                    f"{' and '.join(sorted(names))} are recipes of task {task!r} on the same data and network: "
+                    f"name the one between which gaps are measured {task!r}, or leave the others out"
+                )
+
+
+def _is_end(recipe: Recipe, task: str, beside: Sequence[Recipe]) -> bool:
+    """Whether a recipe is the random or the supervised end of the gap in its place: alone of its task, or so named."""
+    rivals = {each.name for each in beside if each.task == task and _setting(each) == _setting(recipe)}
+    return recipe.task == task and (len(rivals) == 1 or recipe.name == task)
 
 
 def _setting(recipe: Recipe) -> tuple[str, str]:
@@ -119,51 +169,142 @@ def with_seed(recipe: Recipe, seed: int) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
 
 
+@dataclass(frozen=True)
+class Group:
+    """One row in the making: a recipe on a benchmark, and the scores of its seeds that did not diverge."""
+
+    recipe: Recipe
+    benchmark: str
+    seeds: int
+    values: dict[int, dict[str, Any]]  # by place among the seeds
+
+    @property
+    def split(self) -> str | None:
+        """What was scored, ``test`` or, where there is none, ``val``; None where nothing was."""
+        return next((split_of(value) for value in self.values.values()), None)
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The scores on that split, in [0, 1]."""
+        return {seed: value["value"] for seed, value in self.values.items()}
+
+    @property
+    def samples(self) -> int:
+        """The samples that a score is a mean over; results of the first version do not say."""
+        return min((value.get("n", MANY) for value in self.values.values()), default=MANY)
+
+
 def _table(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> Table:
-    groups: dict[tuple[str, tuple[str, ...]], list[Cell]] = {}
-    values: dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, Place], Group] = {}
     scores: list[dict[str, Any]] = []
     for cell, result in zip(cells, results, strict=True):
-        group = cell.recipe.name, cell.place
-        groups.setdefault(group, []).append(cell)
-        finished = values.setdefault(group, [])
+        key = cell.recipe.name, cell.place
+        before = groups.get(key, Group(cell.recipe, cell.benchmark, 0, {}))
+        groups[key] = replace(before, seeds=before.seeds + 1)
         score = {"recipe": cell.recipe.name, "seed": cell.recipe.training.seed}
         if isinstance(result, Diverged):
             scores.append(score | {"benchmark": cell.benchmark, "diverged": str(result)})
         else:
-            finished.append(result.value)
+            before.values[before.seeds] = result.value
             scores.append(score | {"run_id": result.run_id, **result.value})
-    tests = {
-        (members[0].recipe.task, members[0].place): [value["value"] for value in values[group]]
-        for group, members in groups.items()
-    }
-    rows = [_row(members, values[group], tests) for group, members in groups.items()]
-    return Table(sorted(rows, key=lambda row: (row["benchmark"], row["test top-1"] or 0.0)), scores)
+    by_place: dict[Place, list[Group]] = {}
+    for (_, place), group in groups.items():
+        by_place.setdefault(place, []).append(group)
+    rows: list[Row] = []
+    notes: dict[str, None] = {}  # each said once
+    for together in by_place.values():
+        ends = [_end(task, together) for task in ENDS]
+        rows += [_row(group, ends) for group in together]
+        notes |= dict.fromkeys(_notes(together, ends))
+    return Table(sorted(rows, key=lambda row: (row["benchmark"], _shown(row) or 0.0)), scores, list(notes))
 
 
-def _row(members: list[Cell], values: list[dict[str, Any]], tests: dict[Any, list[float]]) -> Row:
-    """The row of one recipe; ``values`` are those of its seeds that did not diverge."""
-    cell = members[0]
-    row = {
-        "recipe": cell.recipe.name,
-        "benchmark": cell.benchmark,
-        "labels": "yes" if "label" in get_task(cell.recipe.task).needs else "no",
-        "layer": "/".join(sorted({value["layer"] for value in values})) or None,
-    }
-    val, test, half, closed = None, None, None, None
-    if values:
-        test, half = mean_interval([100 * value["value"] for value in values])
-        val, _ = mean_interval([100 * best_val(value) for value in values])
-        ends = [tests[task, cell.place] for task in ("random", "supervised")]
-        closed = gap_closed(test / 100, *(mean_interval(end)[0] for end in ends)) if all(ends) else None
-    diverged = len(members) - len(values)
-    return row | {
-        "val top-1": None if val is None else round(val, 2),
-        "test top-1": None if test is None else round(test, 2),
-        "±": None if half is None else round(half, 2),
-        "gap closed": None if closed is None else round(closed, 3) + 0.0,  # no -0.0
+def _end(task: str, together: Sequence[Group]) -> Group | None:
+    """The row of a yardstick, if it has scores."""
+    recipes = [group.recipe for group in together]
+    return next((g for g in together if _is_end(g.recipe, task, recipes) and g.values), None)
+
+
+def _row(group: Group, ends: Sequence[Group | None]) -> Row:
+    values, diverged = group.values, group.seeds - len(group.values)
+    mean, half = mean_interval([100 * score for score in group.scores.values()]) if values else (None, None)
+    val = mean_interval([100 * best_val(value) for value in values.values()])[0] if values else None
+    closed, width = _closed(group, ends)
+    return {
+        "recipe": group.recipe.name,
+        "benchmark": group.benchmark,
+        "labels": "yes" if "label" in get_task(group.recipe.task).needs else "no",
+        "layer": "/".join(sorted({value["layer"] for value in values.values()})) or None,
+        "val top-1": _rounded(val, 2),
+        "test top-1": _rounded(mean, 2) if group.split == "test" else None,
+        "±": _rounded(half, 2),
+        "gap closed": _rounded(closed, 3),
+        "gap ±": _rounded(width, 3),
+        "split": group.split,
+        "epochs": epochs_of(group.recipe),
         "seeds": f"{len(values)} ({diverged} diverged)" if diverged else len(values),
     }
+
+
+def _closed(group: Group, ends: Sequence[Group | None]) -> tuple[float | None, float | None]:
+    """The share of the gap, and half its interval; the ends are 0 and 1 by definition, and have none."""
+    random, supervised = ends
+    if not (group.values and random and supervised):
+        return None, None
+    n = min(each.samples for each in (group, random, supervised))
+    share = gap_share(group.scores, random.scores, supervised.scores, n)
+    if share is None:
+        return None, None
+    return share.value, None if group in ends else share.half
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits) + 0.0  # no -0.0
+
+
+def _shown(row: Row) -> float | None:
+    """The score that a row is placed by."""
+    score: float | None = row["val top-1"] if row["test top-1"] is None else row["test top-1"]
+    return score
+
+
+def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]:
+    """What has to be said of the rows of one place."""
+    notes = []
+    recipes = [group.recipe for group in together]
+    trained = [recipe for recipe in recipes if recipe.task not in YARDSTICKS]
+    random, supervised = ends
+    if supervised and {epochs_of(recipe) for recipe in trained} - {epochs_of(supervised.recipe)}:
+        length, others = epochs_of(supervised.recipe), [f"{r.name} {epochs_of(r):g}" for r in trained]
+        longest = max(map(epochs_of, trained))
+        why = "as long as the longest of the others" if length == longest else "as its own recipe says"
+        notes.append(
+            f"{supervised.recipe.name} was trained for {length:g} epochs, {why}; epochs: {', '.join(sorted(others))}"
+        )
+    if unseen := sorted(group.recipe.name for group in together if group.split == "val"):
+        notes.append(
+            f"no test split: {', '.join(unseen)}: ± and gap closed are of val top-1, on which layer and penalty were "
+            "chosen, so it is optimistic"
+        )
+    if random and supervised:
+        n = min(random.samples, supervised.samples)
+        gap = gap_between(random.scores, supervised.scores, n)
+        if not gap.is_positive:
+            notes.append(
+                f"no gap closed on {together[0].benchmark}: from {random.recipe.name} to {supervised.recipe.name} it "
+                f"is {gap}; train longer, or on more data"
+            )
+    if edged := sorted({group.recipe.name for group in together if any(map(_at_edge, group.values.values()))}):
+        notes.append(
+            f"the best penalty of the probe of {', '.join(edged)} is the last that was tried, {WIDEN} decades outside "
+            "the grid: a better one may lie beyond"
+        )
+    return notes
+
+
+def _at_edge(value: dict[str, Any]) -> bool:
+    layers = value.get("protocol", {}).get("layers", {})
+    return bool(layers.get(value["layer"], {}).get("at_edge"))
 
 
 def _log(workflow: Workflow, table: Table) -> None:
@@ -173,26 +314,39 @@ def _log(workflow: Workflow, table: Table) -> None:
     tracker.log_text(run_id, table.to_markdown(), "table.md")
     tracker.log_dict(run_id, {"scores": table.scores}, "scores.json")
     tracker.log_figure(run_id, figure(table), "table.png")
-    scores = {f"{row['benchmark']}/{row['recipe']}": row["test top-1"] for row in table.rows}
-    tracker.log_metrics(run_id, {name: score for name, score in scores.items() if score is not None})
+    tracker.log_metrics(run_id, metrics(table))
+
+
+def metrics(table: Table) -> dict[str, float]:
+    """{benchmark/recipe: test top-1}; what was measured on validation says so in its name."""
+    scores = {
+        f"{row['benchmark']}/{'val/' if row['split'] == 'val' else ''}{row['recipe']}": _shown(row)
+        for row in table.rows
+    }
+    return {name: score for name, score in scores.items() if score is not None}
 
 
 def figure(table: Table) -> Any:
-    """Bars of test top-1 with their intervals, a panel per benchmark; yardsticks in grey, the others in colour."""
+    """Bars of test top-1 with their intervals, a panel per benchmark; yardsticks in grey, the others in colour.
+
+    Without a test split the bars are of validation, and the panel says so.
+    """
     from matplotlib.figure import Figure
 
-    scored = [row for row in table.rows if row["test top-1"] is not None]
+    scored = [row for row in table.rows if _shown(row) is not None]
     panels = {name: [row for row in scored if row["benchmark"] == name] for name in _benchmarks(scored)}
     drawn = Figure(figsize=(7, 0.9 * len(panels) + 0.3 * len(scored)), layout="constrained")
     heights = [len(rows) + 2 for rows in panels.values()]
     axes_of = drawn.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
     for axes, (name, rows) in zip(axes_of, panels.items(), strict=True):
         colours = ["#9a9a9a" if row["recipe"] in YARDSTICKS else "#2a6f97" for row in rows]
-        scores, places = [row["test top-1"] for row in rows], range(len(rows))
+        scores, places = [_shown(row) or 0.0 for row in rows], range(len(rows))
         bars = axes.barh(places, scores, xerr=[row["±"] or 0 for row in rows], color=colours)
         axes.bar_label(bars, [f" {score:.1f}" for score in scores])
-        axes.set_yticks(places, [row["recipe"] for row in rows])
-        axes.set_xlabel(f"{name}: test top-1, %")
+        splits = sorted({row["split"] for row in rows})
+        mixed = len(splits) > 1
+        axes.set_yticks(places, [f"{row['recipe']} ({row['split']})" if mixed else row["recipe"] for row in rows])
+        axes.set_xlabel(f"{name}: {' or '.join(splits)} top-1, %")
         axes.set_xlim(0, 1.12 * max(scores))
         axes.spines[["top", "right"]].set_visible(False)
     return drawn

@@ -214,6 +214,8 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         items = [_words(item) for item in value]
         return ("\n" if any(" " in item for item in items) else ", ").join(items)
+    if value is None:
+        return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

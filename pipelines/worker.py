@@ -6,7 +6,7 @@ everything (`state.pt`), the best encoder so far (`encoder/`) and the story of t
 
 import json
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,6 +72,17 @@ class Probe:
         return quick_score(encoder, self.train, self.val, device=self.device).value
 
 
+def best_step(probes: Sequence[Mapping[str, Any]], last: int) -> int:
+    """The step of the weights that are kept: of the highest score, the first; the ``last`` where none was measured."""
+    scored = [probe for probe in probes if probe["score"] is not None]
+    return int(max(scored, key=lambda probe: probe["score"])["step"]) if scored else last
+
+
+def measured(probes: Sequence[Mapping[str, Any]], labelled: bool) -> list[dict[str, Any]]:
+    """The probes; without labels none has a score, though an earlier version wrote zeros."""
+    return [{**probe, "score": probe["score"] if labelled else None} for probe in probes]
+
+
 class WorkerHooks:
     """What happens beside training, on every rank of a Ray Train job."""
 
@@ -84,7 +95,7 @@ class WorkerHooks:
         self.judge: Judge | None = job["judge"]
         self.checkpoints = Checkpoints(job["checkpoints"])
         self.main = engine.world.rank == 0
-        self.probes: list[dict[str, float]] = []
+        self.probes: list[dict[str, float | None]] = []  # step, score; no score where there are no labels
         self.best: dict[str, Tensor] | None = None
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -129,13 +140,13 @@ class WorkerHooks:
         job's judge."""
         stop = 0.0
         if self.main:
-            score = self.probe_of(engine.encoder()) if self.probe_of else 0.0
-            if self.best is None or self.probe_of is None or score > max(p["score"] for p in self.probes):
-                self.best = {k: v.detach().cpu().clone() for k, v in engine.encoder().state_dict().items()}
+            score = self.probe_of(engine.encoder()) if self.probe_of else None
             self.probes.append({"step": step, "score": score})
-            if self.probe_of:
+            if best_step(self.probes, step) == step:
+                self.best = {k: v.detach().cpu().clone() for k, v in engine.encoder().state_dict().items()}
+            if score is not None:
                 self.recorder.log_metrics(self.job["run_id"], {"probe/top1": score}, step)
-            if self.judge and step < engine.steps:
+            if self.judge and score is not None and step < engine.steps:
                 stop = float(not self.judge(step, score))
         if self.judge and engine.world.sum(torch.tensor(stop, device=engine.device)) > 0:
             raise Stopped(f"step {step}")
@@ -179,7 +190,7 @@ class WorkerHooks:
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         self.engine.load_state_dict(state["engine"])
         self.best = state["best"]
-        self.probes = json.loads((folder / "probes.json").read_text())
+        self.probes = measured(json.loads((folder / "probes.json").read_text()), bool(self.job["classes"]))
 
 
 def build_like(encoder: Encoder, state: dict[str, Tensor] | None) -> Encoder:

@@ -54,20 +54,32 @@ def solve_path(
     ``x_ND`` float32, each column with mean zero; ``y_N`` int64 below ``classes``. Each solution starts at the one
     before. In the words of scikit-learn, C = 1 / (penalty N). Deterministic: no random start, no sampling.
     """
-    problem = _Problem(x_ND, y_N, classes)
-    theta = x_ND.new_zeros(x_ND.shape[1] + 1, classes)
+    problem = Problem(x_ND, y_N, classes)
+    found = None
     for penalty in sorted(set(penalties), reverse=True):
-        theta, loss, steps, converged = problem.minimize(theta, penalty, iterations)
-        yield Solution(penalty, theta[:-1], theta[-1], loss, steps, converged)
+        found = problem.solve(penalty, iterations, found)
+        yield found
 
 
-class _Problem:
-    """The data and its Gram matrix. ``theta`` is (D + 1, K): the weights, then the bias."""
+class Problem:
+    """The data and its Gram matrix, to be solved for any penalty; arguments as for `solve_path`.
+
+    ``theta`` is (D + 1, K): the weights, then the bias.
+    """
 
     def __init__(self, x_ND: Tensor, y_N: Tensor, classes: int) -> None:
         self.x_ND, self.y_N = x_ND, y_N
         self.target_NK = F.one_hot(y_N, classes).to(x_ND.dtype)
         self.gram_DD = gram(x_ND)
+
+    def solve(self, penalty: float, iterations: int, start: Solution | None = None) -> Solution:
+        """The optimum at one penalty, begun at another one's (None: at zero)."""
+        if start is None:
+            theta = self.x_ND.new_zeros(self.x_ND.shape[1] + 1, self.target_NK.shape[1])
+        else:
+            theta = torch.cat([start.weight_DK, start.bias_K[None]])
+        theta, loss, steps, converged = self.minimize(theta, penalty, iterations)
+        return Solution(penalty, theta[:-1], theta[-1], loss, steps, converged)
 
     def logits(self, theta: Tensor) -> Tensor:
         return torch.addmm(theta[-1], self.x_ND, theta[:-1])

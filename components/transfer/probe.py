@@ -15,10 +15,11 @@ from components.data.scramble import Int64
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Dataset, Features, extract, subset
-from components.transfer.logistic import factor, gram, solve_path
+from components.transfer.logistic import Problem, Solution, factor, gram
 from components.transfer.protocol import Score, register_benchmark
 
-PROTOCOL = "linear/1"  # changes with anything that changes scores
+PROTOCOL = "linear/2"  # changes with anything that changes scores; 2: the grid of penalties is widened where it ends
+WIDEN = 3  # decades at most, beyond either end of the grid
 QUICK_FEATURES = 512
 QUICK_PENALTY = 0.1
 
@@ -63,9 +64,10 @@ class LayerProbe:
 
     val: float
     penalty: float
-    tried: dict[float, float]  # penalty: validation top-1, largest penalty first
+    tried: dict[float, float]  # penalty: validation top-1; the grid, largest first, then what it was widened by
     iterations: int  # over all penalties
     converged: bool  # at every penalty
+    at_edge: bool  # the best penalty is as far outside the grid as was tried, so a better one may lie beyond
     features: int
     classifier: Classifier
 
@@ -83,7 +85,9 @@ def linear_probe(
 ) -> ProbeResult:
     """Probe every layer of ``train``: standardize by the training samples, fit, choose the penalty on ``val``.
 
-    Nothing is refitted on ``val``. Of equal scores the larger penalty and the shallower layer win. Deterministic.
+    Nothing is refitted on ``val``. Of equal scores the larger penalty and the shallower layer win. Where the best
+    penalty is the first or the last of the grid, further ones, by factors of ten, are tried as long as they are better
+    (WIDEN decades at most). A grid of one penalty is a choice, and stays as it is. Deterministic.
     Raises UserError when the training samples are of one class only.
     """
     layers = {name: _probe_layer(train, val, name, config, torch.device(device)) for name in train.layers}
@@ -94,19 +98,39 @@ def _probe_layer(train: Features, val: Features, name: str, config: ProbeConfig,
     features_ND, labels_N = train.layers[name].to(device), train.labels.to(device)
     classes = _classes(train)
     standard = Standard.of(features_ND)
+    problem = Problem(standard(features_ND), labels_N, classes)
     tried: dict[float, float] = {}
-    best: Classifier | None = None
-    iterations, converged = 0, True
-    for solution in solve_path(standard(features_ND), labels_N, classes, config.penalties, config.iterations):
-        classifier = Classifier(standard, solution.weight_DK, solution.bias_K)
-        value = classifier.accuracy(val.layers[name], val.labels)
-        if best is None or value > max(tried.values()):
-            best = classifier
-        tried[solution.penalty] = value
-        iterations, converged = iterations + solution.iterations, converged and solution.converged
-    assert best is not None  # the configuration has at least one penalty
-    penalty = max(tried, key=lambda key: tried[key])
-    return LayerProbe(tried[penalty], penalty, tried, iterations, converged, features_ND.shape[1], best)
+    solutions: dict[float, Solution] = {}
+
+    def attempt(penalty: float, start: Solution | None) -> Solution:
+        solutions[penalty] = found = problem.solve(penalty, config.iterations, start)
+        classifier = Classifier(standard, found.weight_DK, found.bias_K)
+        tried[penalty] = classifier.accuracy(val.layers[name], val.labels)
+        return found
+
+    grid, solution = sorted(set(config.penalties), reverse=True), None
+    for penalty in grid:
+        solution = attempt(penalty, solution)
+    best = max(tried, key=lambda key: tried[key])
+    at_edge = len(grid) > 1 and best in (grid[0], grid[-1])
+    outward = 10 if best == grid[0] else 0.1
+    for _ in range(WIDEN if at_edge else 0):
+        further = float(f"{best * outward:.6g}")
+        attempt(further, solutions[best])
+        if tried[further] <= tried[best]:
+            at_edge = False
+            break
+        best = further
+    return LayerProbe(
+        val=tried[best],
+        penalty=best,
+        tried=tried,
+        iterations=sum(each.iterations for each in solutions.values()),
+        converged=all(each.converged for each in solutions.values()),
+        at_edge=at_edge,
+        features=features_ND.shape[1],
+        classifier=Classifier(standard, solutions[best].weight_DK, solutions[best].bias_K),
+    )
 
 
 def _classes(train: Features) -> int:
@@ -162,6 +186,7 @@ def _protocol(
             name: {
                 "features": layer.features,
                 "penalty": layer.penalty,
+                "at_edge": layer.at_edge,
                 "val": {str(penalty): value for penalty, value in layer.tried.items()},
                 "iterations": layer.iterations,
                 "converged": layer.converged,

@@ -19,6 +19,9 @@ from components.errors import UserError, unknown
 from components.networks.encoder import Encoder
 from components.transfer.features import Dataset
 
+UNTESTED = "there is no test split: layer and penalty were chosen on val, so the score is optimistic"
+Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
+
 
 class Score(Config):
     """What an encoder is worth on one benchmark, with everything that is needed to measure it again."""
@@ -33,6 +36,7 @@ class Score(Config):
     protocol: dict[str, Any] = Field(description="configuration, choices made on validation, sizes, versions")
 
 
+BySeed = Mapping[int, float]
 Datasets = Mapping[str, Dataset]
 Run = Callable[[Any, Encoder, Datasets, torch.device], Score]
 
@@ -96,6 +100,70 @@ def gap_closed(score: float, random: float, supervised: float) -> float | None:
     May lie outside [0, 1]. None where supervised pretraining is not better than random: there is no gap to close.
     """
     return (score - random) / (supervised - random) if supervised > random else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure, and half the width of its 95 % interval."""
+
+    value: float
+    half: float
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.value > self.half
+
+    def __str__(self) -> str:
+        """In points of a score, and what is wrong with it as a gap to close."""
+        lacking = "the gap is within its interval" if abs(self.value) <= self.half else "there is no gap"
+        return f"{100 * self.value:+.1f} ± {100 * self.half:.1f} points{'' if self.is_positive else f': {lacking}'}"
+
+
+def gap_between(random: BySeed, supervised: BySeed, n: int) -> Estimate:
+    """Supervised minus random, both scores in [0, 1] by seed, each a mean over the same ``n`` samples.
+
+    Two independent errors add up as squares: that of the seeds (Student, paired by seed; unknown with one) and that of
+    the samples (`sampling_variance`; the scores are taken as independent, which for the same samples is too wide).
+    """
+    variance = sum(sampling_variance(_mean(scores), n) for scores in (random, supervised))
+    seeds = _over_seeds([supervised[k] - random[k] for k in random if k in supervised])
+    return Estimate(_mean(supervised) - _mean(random), math.hypot(seeds, Z95 * math.sqrt(variance)))
+
+
+def gap_share(score: BySeed, random: BySeed, supervised: BySeed, n: int) -> Estimate | None:
+    """`gap_closed` of the means over seeds, with its interval; None where the gap is within its own (`gap_between`).
+
+    The interval is that of a ratio by the delta method: the error of score - random - share (supervised - random), in
+    units of the gap, from the same two sources as in `gap_between`.
+    """
+    gap = gap_between(random, supervised, n)
+    share = gap_closed(_mean(score), _mean(random), _mean(supervised))
+    if share is None or not gap.is_positive:
+        return None
+    common = [k for k in score if k in random and k in supervised]
+    left = [score[k] - random[k] - share * (supervised[k] - random[k]) for k in common]
+    parts = ((1.0, score), (1 - share, random), (share, supervised))
+    variance = sum(factor**2 * sampling_variance(_mean(scores), n) for factor, scores in parts)
+    return Estimate(share, math.hypot(_over_seeds(left), Z95 * math.sqrt(variance)) / gap.value)
+
+
+def sampling_variance(score: float, n: int) -> float:
+    """Of a share of ``n`` samples that were right, had other samples been drawn.
+
+    One success and one failure are added, so that a share of 0 or 1 is not taken for certain (Agresti and Caffo 2000).
+    """
+    share = (score * n + 1) / (n + 2)
+    return share * (1 - share) / (n + 2)
+
+
+def _mean(scores: BySeed) -> float:
+    return math.fsum(scores.values()) / len(scores)
+
+
+def _over_seeds(values: Sequence[float]) -> float:
+    """Half of Student's interval; 0 where one seed says nothing of it."""
+    return (mean_interval(values)[1] or 0.0) if values else 0.0
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:

@@ -9,14 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from components.config import Recipe
 from components.errors import Diverged, Stopped, UserError
 from components.pictures.measure import MeasureConfig
-from components.transfer.protocol import gap_closed
+from components.transfer.protocol import Estimate, gap_closed
 from infra.errors import OutsideError
 from pipelines.checkpoints import LIST, Checkpoints
 from pipelines.measure import measure_step
+from pipelines.prepare import labels_of
 from pipelines.pretrain import checkpoints_url, pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.steps import Step, in_order, perform
@@ -53,10 +55,23 @@ def own_point(point: Point, base: Recipe) -> Point:
     }
 
 
+def scored(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The probes that measured something: without labels none does."""
+    return [probe for probe in probes if probe["score"] is not None]
+
+
 def collapse_floor(classes: int) -> float:
     """The probe up to which an encoder is no better than one that says the same of every picture."""
     chance = 1 / classes
     return chance + LUCK * math.sqrt(chance * (1 - chance) / PROBE_SAMPLES[1])
+
+
+def no_gap(recipe: str, gap: Estimate) -> OutsideError:
+    """What is said where a universal sweep has nothing to measure between."""
+    return OutsideError(
+        f"{recipe}: from random to supervised it is {gap}, on val: a universal sweep measures between the two; "
+        "train longer, or on more images"
+    )
 
 
 class Steps:
@@ -86,10 +101,7 @@ class Yardsticks:
         random, supervised = self.ends[recipe]
         closed = gap_closed(score, random, supervised)
         if closed is None:
-            raise OutsideError(
-                f"supervised pretraining ({supervised:.3f}) is not better than random ({random:.3f}): there is no gap "
-                "to close; train longer, or on more images"
-            )
+            raise no_gap(recipe, Estimate(supervised - random, 0.0))
         return float(closed)
 
 
@@ -108,7 +120,7 @@ class Trials:
         """``yardsticks``: of a universal sweep, whose trials train every one of the ``bases``."""
         self.step_run, self.bases, self.objectives, self.desk = run, bases, objectives, desk
         self.yardsticks = yardsticks
-        self.floor = collapse_floor(prepared.value["classes"])
+        self.floor = collapse_floor(labels_of(prepared.value))
         self.samples: int = prepared.value["samples"]["train"]
         self.steps = Steps(run.workflow)
         self._mutex = threading.Lock()
@@ -151,7 +163,7 @@ class Trials:
         return replace(
             record,
             scores=record.scores | ({base.name: scores[UNIVERSAL]} if self.yardsticks else scores),
-            probes=[(int(probe["step"]), float(probe["score"])) for probe in trained.value["probes"]],
+            probes=[(int(probe["step"]), float(probe["score"])) for probe in scored(trained.value["probes"])],
             core_seconds=record.core_seconds + trained.value["seconds"] * cores,
             images=record.images + images,
         )
@@ -214,7 +226,7 @@ class Trials:
             if checkpoint is None or not (checkpoint / "probes.json").exists():
                 return []
             known = json.loads((checkpoint / "probes.json").read_text())
-        return [(int(probe["step"]), float(probe["score"])) for probe in known]
+        return [(int(probe["step"]), float(probe["score"])) for probe in scored(known)]
 
     def folder(self, recipe: Recipe) -> Path:
         """Where the training of a recipe works."""

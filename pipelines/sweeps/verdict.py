@@ -19,13 +19,14 @@ BETTER, WORSE, SAME = "better", "worse", "no better"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The scores of two recipes on the test split, by seed, in [0, 1]; None for a training that diverged."""
+    """The scores of two recipes on the split, by seed, in [0, 1]; None for a training that diverged."""
 
     name: str
     against: str
     seeds: tuple[int, ...]
     found: tuple[float | None, ...]
     other: tuple[float | None, ...]
+    split: str = "test"  # val where there is no test split
 
     @property
     def differences(self) -> list[float]:
@@ -48,8 +49,8 @@ class Comparison:
         assert half is not None
         return BETTER if mean - half > 0 else WORSE if mean + half < 0 else SAME
 
-    def sentence(self, unit: float = 100.0, what: str = "points of test top-1") -> str:
-        """The verdict for people."""
+    def sentence(self, unit: float = 100.0, what: str = "points of {split} top-1") -> str:
+        """The verdict for people; it says where there was no test split."""
         diverged = [seed for seed, score in zip(self.seeds, self.found, strict=True) if score is None]
         if diverged:
             seeds = ", ".join(map(str, diverged))
@@ -58,9 +59,10 @@ class Comparison:
             return f"{self.name}: {self.outcome} than {self.against}: no pair of trainings ended"
         mean, half = self.interval
         width = "" if half is None else f" ± {unit * half:.2f}"
+        untested = "" if self.split == "test" else "; there is no test split, and the winner was chosen on this one"
         return (
-            f"{self.name}: {self.outcome} than {self.against}: {unit * mean:+.2f}{width} {what} "
-            f"(95 %, {len(self.differences)} fresh seeds, paired)"
+            f"{self.name}: {self.outcome} than {self.against}: {unit * mean:+.2f}{width} "
+            f"{what.format(split=self.split)} (95 %, {len(self.differences)} fresh seeds, paired{untested})"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -71,7 +73,7 @@ class Comparison:
 def comparison_of(values: dict[str, Any]) -> Comparison:
     """The comparison that `Comparison.to_json` wrote."""
     lists = {key: tuple(values[key]) for key in ("seeds", "found", "other")}
-    return Comparison(values["name"], values["against"], **lists)
+    return Comparison(values["name"], values["against"], **lists, split=values.get("split", "test"))
 
 
 def fresh_seeds(recipe: Recipe, count: int) -> tuple[int, ...]:
@@ -102,11 +104,15 @@ def scores_on_test(
 
 
 def compare(
-    name: str, against: str, found: Mapping[int, float | None], other: Mapping[int, float | None]
+    name: str,
+    against: str,
+    found: Mapping[int, float | None],
+    other: Mapping[int, float | None],
+    split: str = "test",
 ) -> Comparison:
     """The two, seed by seed."""
     seeds = tuple(sorted(found))
-    return Comparison(name, against, seeds, tuple(found[s] for s in seeds), tuple(other[s] for s in seeds))
+    return Comparison(name, against, seeds, tuple(found[s] for s in seeds), tuple(other[s] for s in seeds), split)
 
 
 def mean_comparison(comparisons: Sequence[Comparison], gaps: Mapping[str, float], name: str) -> Comparison:
@@ -120,4 +126,4 @@ def mean_comparison(comparisons: Sequence[Comparison], gaps: Mapping[str, float]
         )
 
     first = comparisons[0]
-    return Comparison(name, first.against, first.seeds, means("found"), means("other"))
+    return Comparison(name, first.against, first.seeds, means("found"), means("other"), first.split)

@@ -40,11 +40,10 @@ def test_the_last_line_is_the_table(job: tuple[Home, str]) -> None:
     assert {row["recipe"] for row in table["rows"]} == ROWS
     assert all(0 < row["test top-1"] < 100 and row["seeds"] == 1 for row in table["rows"])
     closed = {row["recipe"]: row["gap closed"] for row in table["rows"]}
-    test = {row["recipe"]: row["test top-1"] for row in table["rows"]}
-    if test["supervised"] > test["random"]:
+    if closed["supervised"] is not None:
         assert (closed["random"], closed["supervised"]) == (0.0, 1.0)
-    else:  # so short a training may leave no gap to close
-        assert set(closed.values()) == {None}
+    else:  # so short a training may leave no gap that is larger than chance
+        assert set(closed.values()) == {None} and "the gap is within its interval" in " ".join(table["notes"])
     for score in table["scores"]:
         assert score["benchmark"] == "linear" and score["split"] == "test"
         assert score["protocol"]["config"]["penalties"] and score["layer"] in score["layers"]

@@ -238,7 +238,8 @@ def test_a_population_leaves_a_schedule_that_can_be_replayed(new_home: MakeHome)
 def test_one_vector_for_several_tasks(new_home: MakeHome) -> None:
     home = new_home()
     command = ["sweep", "--universal", "context_encoder", "autoencoder", "--json", "--quiet", *sets(SETTINGS)]
-    settings = sets({"training.epochs": 8, "training.probe_every": 8})  # until labels are of use
+    enough = {"data.samples": 1024, "data.validation": 0.5, "training.epochs": 16}  # for a gap that is none of chance
+    settings = sets(enough | {"training.probe_every": 16, "training.checkpoint_every": 1000})
     said = home.run(*command, *settings, "--trials", "1", "--searcher", "random", "--seeds", "1").last
     assert said["validation"].keys() == {"universal"} and len(said["recipes"]) == 2
     (first, *_) = said["verdict"]

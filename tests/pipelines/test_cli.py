@@ -64,13 +64,14 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stands in for every pipeline: notes what it is called with, and returns, or raises, what it is told."""
     fake = SimpleNamespace(calls=[], error=None)
 
-    def called(*arguments: Any) -> Any:
+    def called(*arguments: Any, **named: Any) -> Any:
         fake.calls.append(arguments)
         if fake.error:
             raise fake.error
         value = {"encoder": "models:/m-1", "n": 20, "warnings": ["few samples"]}
         return SimpleNamespace(
             rows=[{"recipe": "rotation", "test": 61.25}],
+            notes=["no test split"],
             to_json=lambda: '{"rows": []}',
             run_id="r1",
             fingerprint="f1",
@@ -78,7 +79,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             value=value,
         )
 
-    def plan(*arguments: Any) -> list[Planned]:
+    def plan(*arguments: Any, **named: Any) -> list[Planned]:
         fake.calls.append(arguments)
         return [
             Planned("prepare", "shapes", "ab" * 32, True),

@@ -1,11 +1,15 @@
 """What makes one training another, for whoever looks for results that are there already."""
 
+from typing import Any
+
 import pytest
 
 from components.tasks.base import get_task
+from pipelines.prepare import _classes, labels_of
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import load_recipe
 from pipelines.steps import Step
+from pipelines.worker import best_step, measured
 
 
 def step(*settings: str) -> Step:
@@ -22,3 +26,31 @@ def test_a_new_version_of_a_task_is_another_training(monkeypatch: pytest.MonkeyP
     first = step().fingerprint
     monkeypatch.setattr(get_task("autoencoder"), "version", 2)
     assert step().fingerprint != first
+
+
+def test_the_step_is_that_of_the_weights_that_are_kept() -> None:
+    scored = [{"step": 4, "score": 0.2}, {"step": 8, "score": 0.5}, {"step": 12, "score": 0.5}]
+    assert best_step(scored, 12) == 8
+    assert best_step(measured(scored, labelled=False), 12) == 12
+    assert best_step([], 0) == 0
+
+
+def test_without_labels_no_probe_has_a_score_whatever_an_earlier_version_wrote() -> None:
+    assert measured([{"step": 4, "score": 0.0}], labelled=False) == [{"step": 4, "score": None}]
+    assert measured([{"step": 4, "score": 0.0}], labelled=True) == [{"step": 4, "score": 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("names", "fields", "counted"),
+    [
+        (("dog", "cat"), {"image": "jpg", "label": "cls"}, {"classes": 2, "labels": 2}),
+        (("dog",), {"image": "jpg", "boxes": "boxes.json"}, {"classes": 1, "labels": None}),
+        ((), {"image": "jpg"}, {"classes": None, "labels": None}),
+    ],
+)
+def test_classes_are_those_with_a_name_and_labels_those_of_samples(names: Any, fields: Any, counted: Any) -> None:
+    from types import SimpleNamespace
+
+    index: Any = SimpleNamespace(classes=names, fields=fields)
+    assert _classes(index) == counted and labels_of(_classes(index)) == (counted["labels"] or 0)
+    assert labels_of({"classes": 10}) == 10 and labels_of({"classes": 0}) == 0  # finished before there was `labels`

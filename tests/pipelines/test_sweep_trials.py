@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from components.config import Recipe
+from infra.errors import OutsideError
 from pipelines.checkpoints import Checkpoints
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
 from pipelines.steps import Step
+from pipelines.sweep import _yardsticks
 from pipelines.sweeps.objectives import UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
-from pipelines.sweeps.trials import Trials, Yardsticks, recipes_of
+from pipelines.sweeps.trials import Trials, Yardsticks, recipes_of, scored
 
 BASE = load_recipe("context_encoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
 POINT: dict[str, Any] = {"weights.l2": 0.5}
@@ -100,3 +102,20 @@ def test_a_training_that_several_tasks_share_is_paid_for_once(tmp_path: Path, mo
     trial = trials.run(Proposal(2, "trial 0", POINT), "run 2")
     assert (trial.core_seconds, trial.images) == (16.0, 128)
     assert trial.values == {UNIVERSAL: 0.5}
+
+
+def test_a_universal_sweep_measures_in_no_gap_of_noise() -> None:
+    def ends(random: float, supervised: float, n: int) -> Any:
+        tops = (random, supervised)
+        return [SimpleNamespace(value={"layer": "a", "layers": {"a": top}, "n": n}) for top in tops]
+
+    wanted: Any = SimpleNamespace(universal=True, recipes=[BASE])
+    found = _yardsticks(wanted, ends(0.3, 0.5, 1000))
+    assert found is not None and found.closed("context_encoder", 0.4) == pytest.approx(0.5)
+    for few in (ends(0.309, 0.310, 1000), ends(0.3, 0.4, 50), ends(0.5, 0.3, 1000)):
+        with pytest.raises(OutsideError, match=r"context_encoder: .*: (the gap is within|there is no gap)"):
+            _yardsticks(wanted, few)
+
+
+def test_probes_that_measured_nothing_are_left_out() -> None:
+    assert scored([{"step": 4, "score": None}, {"step": 8, "score": 0.0}]) == [{"step": 8, "score": 0.0}]

@@ -47,3 +47,12 @@ def test_tasks_are_averaged_in_units_of_their_gaps() -> None:
     whole = mean_comparison([one, other], {"a": 0.2, "b": 0.4}, "universal")
     assert whole.differences == pytest.approx([0.25, 0.25]) and whole.against == "published"
     assert mean_comparison([one, of([None, 0.2], [0.3, 0.4], "b")], {"a": 1, "b": 1}, "u").found[0] is None
+
+
+def test_without_a_test_split_the_verdict_does_not_speak_of_one() -> None:
+    comparison = compare("task", "published", {1: 0.6, 2: 0.61}, {1: 0.5, 2: 0.51}, "val")
+    assert "points of val top-1" in comparison.sentence() and "there is no test split" in comparison.sentence()
+    assert comparison_of(comparison.to_json()) == comparison
+    old = {key: value for key, value in comparison.to_json().items() if key != "split"}
+    assert "points of test top-1 (95 %, 2 fresh seeds, paired)" in comparison_of(old).sentence()
+    assert mean_comparison([comparison], {"task": 0.2}, "universal").split == "val"

@@ -2,18 +2,24 @@
 
 from typing import Any
 
-from components.errors import Diverged
-from pipelines.recipes import load_recipe
-from pipelines.table import Table, _cells, _table, figure
+import pytest
+
+from components.config import Recipe
+from components.errors import Diverged, UserError
+from pipelines.pretrain import pretrain_step
+from pipelines.recipes import check_recipe, load_recipe
+from pipelines.table import Table, _cells, _table, figure, metrics, yardsticks
+from pipelines.transfer import _story
 from pipelines.workflow import StepResult
 
 
-def result(top1: float) -> StepResult:
+def result(top1: float, split: str = "test", n: int = 10_000) -> StepResult:
     value: dict[str, Any] = {"benchmark": "linear", "value": top1, "layer": "conv1", "layers": {"conv1": top1}}
+    value |= {"split": split, "n": n}
     return StepResult("transfer", "linear", "f", "run", value, reused=False)
 
 
-def make(scores: dict[str, list[float | None]]) -> Table:
+def make(scores: dict[str, list[float | None]], **measured: Any) -> Table:
     """A table of made-up scores, a list of seeds for each recipe; None is a training that diverged."""
     seeds = max(map(len, scores.values()))
     cells = _cells([load_recipe(name) for name in scores], seeds)
@@ -21,7 +27,7 @@ def make(scores: dict[str, list[float | None]]) -> Table:
     results = []
     for cell in cells:
         top1 = next(left[cell.recipe.name])
-        results.append(Diverged("step 3: loss/l2 not finite") if top1 is None else result(top1))
+        results.append(Diverged("step 3: loss/l2 not finite") if top1 is None else result(top1, **measured))
     return _table(cells, results)
 
 
@@ -40,3 +46,96 @@ def test_a_row_that_diverged_altogether_stands_in_the_table_without_a_score() ->
     assert rows["rescaled"]["gap closed"] is None, "there is no supervised score to compare with"
     assert "| autoencoder | linear | no | – |" in table.to_markdown()
     assert [text.get_text() for text in figure(table).axes[0].get_yticklabels()] == ["random", "rescaled"]
+
+
+def recipe(name: str, *settings: str) -> Recipe:
+    return check_recipe(load_recipe(name, settings))
+
+
+def fingerprints(recipes: list[Recipe], *overrides: str) -> dict[str, str]:
+    return {each.name: pretrain_step(each).fingerprint for each in yardsticks(recipes, overrides)}
+
+
+def test_yardsticks_do_not_depend_on_the_order_of_the_rows() -> None:
+    short, batch = (
+        recipe("rotation", "training.epochs=2"),
+        recipe("autoencoder", "training.epochs=5", "training.batch=64"),
+    )
+    rows = [recipe("random"), short, batch]
+    added = {each.name: each for each in yardsticks(rows)}
+    assert added.keys() == {"rescaled", "supervised"}
+    assert (added["supervised"].training.epochs, added["supervised"].training.batch) == (5, 64)
+    assert fingerprints(rows) == fingerprints(rows[::-1]) == fingerprints([short, rows[0], batch])
+    equal = [recipe("rotation", "training.batch=32"), recipe("colorization", "training.batch=64")]
+    assert yardsticks(equal)[-1].training.batch == yardsticks(equal[::-1])[-1].training.batch == 64, "the first by name"
+
+
+def test_a_yardstick_is_scored_on_every_benchmark_of_its_place() -> None:
+    rows = [recipe("rotation", "benchmarks=[linear_20k]"), recipe("autoencoder")]
+    assert {each.benchmarks for each in yardsticks(rows)} == {("linear", "linear_20k")}
+
+
+def test_where_no_row_trains_supervised_is_as_long_as_its_own_recipe() -> None:
+    rows = [recipe("random", "training.epochs=3"), recipe("rescaled", "training.epochs=3")]
+    assert yardsticks(rows)[0].training.epochs == load_recipe("supervised").training.epochs == 4
+    assert yardsticks(rows, ["training.epochs=3"])[0].training.epochs == 3
+
+
+def test_the_table_says_how_long_each_row_was_trained() -> None:
+    cells = _cells([recipe("rotation", "training.epochs=2"), recipe("autoencoder", "training.epochs=5")], 1)
+    table = _table(cells, [result(0.3 + k / 10) for k, _ in enumerate(cells)])
+    epochs = {row["recipe"]: row["epochs"] for row in table.rows}
+    assert epochs == {"random": 0, "rescaled": 0, "supervised": 5, "rotation": 2, "autoencoder": 5}
+    (note,) = table.notes
+    assert note.startswith("supervised was trained for 5 epochs, as long as the longest") and "rotation 2" in note
+
+
+def test_two_rows_of_one_yardstick_are_told_apart_by_name_or_refused() -> None:
+    other = load_recipe("random", ["training.seed=7"]).model_copy(update={"name": "random_b"})
+    third = other.model_copy(update={"name": "random_c"})
+    with pytest.raises(UserError, match="random_b and random_c are recipes of task 'random'"):
+        _cells([other, third], 1)
+    for rows in ([load_recipe("random"), other], [other, load_recipe("random")]):
+        cells = _cells(rows, 1)
+        scores = {"random": 0.2, "random_b": 0.5, "rescaled": 0.3, "supervised": 0.6}
+        table = _table(cells, [result(scores[cell.recipe.name]) for cell in cells])
+        assert {row["recipe"]: row["gap closed"] for row in table.rows} == {
+            "random": 0.0, "random_b": 0.75, "rescaled": 0.25, "supervised": 1.0
+        }  # fmt: skip
+
+
+def test_without_a_test_split_no_figure_says_test() -> None:
+    table = make({"random": [0.3], "rescaled": [0.4], "supervised": [0.5], "autoencoder": [0.4]}, split="val")
+    assert {(row["test top-1"], row["split"]) for row in table.rows} == {(None, "val")}
+    assert {row["recipe"]: row["val top-1"] for row in table.rows}["supervised"] == 50.0
+    assert {row["recipe"]: row["gap closed"] for row in table.rows}["autoencoder"] == 0.5
+    (note,) = table.notes
+    assert note.startswith("no test split: autoencoder, random, rescaled, supervised: ")
+    assert "± and gap closed are of val top-1" in note
+    assert note in table.to_markdown() and '"test top-1": null' in table.to_json()
+    assert figure(table).axes[0].get_xlabel() == "linear: val top-1, %"
+    assert metrics(table)["linear/val/random"] == 30.0 and "linear/random" not in metrics(table)
+    assert "no test split" in _story(result(0.3, "val").value) and "on test" not in _story(result(0.3, "val").value)
+
+
+def test_a_gap_within_its_interval_is_no_gap() -> None:
+    table = make({"random": [0.309], "rescaled": [0.22], "supervised": [0.310], "autoencoder": [0.32]}, n=500)
+    assert {row["gap closed"] for row in table.rows} == {None}
+    (note,) = table.notes
+    assert "from random to supervised it is +0.1 ± 5.7 points: the gap is within its interval" in note
+    seeds = make({"random": [0.2, 0.4], "rescaled": [0.2, 0.2], "supervised": [0.4, 0.3]})  # as they fell
+    assert {row["gap closed"] for row in seeds.rows} == {None}
+    clear = make({"random": [0.2, 0.21], "rescaled": [0.2, 0.2], "supervised": [0.4, 0.41]})
+    assert {row["recipe"]: (row["gap closed"], row["gap ±"]) for row in clear.rows if row["recipe"] != "rescaled"} == {
+        "random": (0.0, None), "supervised": (1.0, None)
+    }  # fmt: skip
+
+
+def test_a_penalty_at_the_last_that_was_tried_is_said() -> None:
+    cells = _cells([recipe("autoencoder")], 1)
+    results = [result(0.3 + k / 10) for k, _ in enumerate(cells)]
+    for each in results:
+        each.value["protocol"] = {"layers": {"conv1": {"at_edge": each is results[-1]}}}
+    assert next(note for note in _table(cells, results).notes if "penalty" in note).startswith(
+        "the best penalty of the probe of autoencoder is the last that was tried"
+    )

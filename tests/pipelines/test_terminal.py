@@ -76,3 +76,7 @@ def test_options_are_told_with_their_ranges() -> None:
     assert facts["target"] == {"type": "classes | regression", "range": "", "default": "classes", "description": ""}
     assert facts["drop"] == {"type": "float", "range": ">= 0, < 1", "default": 0.0, "description": "share dropped"}
     assert (facts["rebalance"]["type"], facts["rebalance"]["range"]) == ("float | null", "> 0, <= 1")
+
+
+def test_what_was_not_measured_is_a_dash_inside_a_list_too() -> None:
+    assert terminal._words([{"step": 4, "score": None}]) == "step 4 score –"

@@ -12,7 +12,7 @@ from components.data.scramble import Int64
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Features
-from components.transfer.probe import Standard, linear_probe, quick_score
+from components.transfer.probe import WIDEN, LayerProbe, Standard, linear_probe, quick_score
 from components.transfer.protocol import Score, run_benchmark
 
 CLASSES = 3
@@ -108,6 +108,39 @@ def test_the_penalty_is_the_best_on_val_and_not_on_train() -> None:
     probe = linear_probe(train, val, ProbeConfig(penalties=(1e-5, 1.0))).layers["a"]
     assert probe.penalty == 1.0 and probe.tried[1.0] > probe.tried[1e-5]
     assert probe.val == probe.tried[1.0] == probe.classifier.accuracy(val.layers["a"], val.labels)
+
+
+def tempted(train: int, signal: float, penalties: tuple[float, ...]) -> LayerProbe:
+    """A probe of one feature that tells and 59 that tempt."""
+    rng = torch.Generator().manual_seed(0)
+    x, labels = torch.randn(1400, 60, generator=rng), torch.arange(1400) % 2
+    x[:, 0] += labels * signal
+    parts = slice(0, train), slice(train, None)
+    features, held_back = (Features({"a": x[part]}, labels[part]) for part in parts)
+    return linear_probe(features, held_back, ProbeConfig(penalties=penalties)).layers["a"]
+
+
+def test_a_grid_that_ends_at_its_best_penalty_is_widened() -> None:
+    narrow = tempted(80, 1.5, (1e-3, 1e-2))
+    assert list(narrow.tried)[:4] == [1e-2, 1e-3, 1e-1, 1.0]
+    assert narrow.penalty >= 1e-1 and not narrow.at_edge and narrow.val > narrow.tried[1e-2]
+    wide = tempted(80, 1.5, (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0))
+    assert wide.val >= narrow.val >= wide.val - 0.01
+    rng = torch.Generator().manual_seed(0)
+    (shared, small), labels = torch.randn(2, 900, generator=rng), torch.arange(900) % 2
+    told = shared + 0.02 * small + 0.05 * labels  # the class is in the difference of two features that are nearly one
+    x = torch.stack([shared, told], 1)
+    train, val = (Features({"a": x[part]}, labels[part]) for part in (slice(500), slice(500, 900)))
+    downward = linear_probe(train, val, ProbeConfig(penalties=(0.1, 1.0))).layers["a"]
+    assert list(downward.tried)[2] == 0.01 and downward.penalty <= 1e-3 and downward.val > downward.tried[0.1] + 0.1
+
+
+def test_a_grid_is_widened_no_further_than_it_says_and_a_choice_not_at_all() -> None:
+    probe = tempted(80, 1.5, (1e-9, 1e-8))
+    assert len(probe.tried) <= 2 + WIDEN and min(probe.tried) >= 1e-9 * 10**-WIDEN
+    assert list(tempted(80, 1.5, (1e-4,)).tried) == [1e-4]
+    inside = tempted(80, 1.5, (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0))
+    assert len(inside.tried) == 7 and not inside.at_edge
 
 
 def test_of_equal_layers_the_shallower_one_wins() -> None:

@@ -12,7 +12,15 @@ from components.config import BenchmarkConfig, EncoderConfig, ProbeConfig
 from components.errors import UserError
 from components.networks.encoder import build_encoder
 from components.transfer import protocol
-from components.transfer.protocol import Score, gap_closed, mean_interval, run_benchmark, t_quantile
+from components.transfer.protocol import (
+    Score,
+    gap_between,
+    gap_closed,
+    gap_share,
+    mean_interval,
+    run_benchmark,
+    t_quantile,
+)
 
 BASE: dict[str, Any] = {
     "benchmark": "x", "metric": "top1", "split": "val", "n": 1, "layer": "a", "layers": {"a": 0.5}, "protocol": {}
@@ -44,6 +52,34 @@ def test_gap_closed() -> None:
     assert gap_closed(0.4, 0.5, 0.7) == pytest.approx(-0.5)
     assert gap_closed(0.6, 0.5, 0.5) is None
     assert gap_closed(0.6, 0.5, 0.4) is None
+
+
+def test_a_gap_is_known_as_far_as_seeds_and_samples_allow() -> None:
+    gap = gap_between({0: 0.3}, {0: 0.5}, 98)  # one seed: the samples alone, 1 success and 1 failure added
+    shares = [(0.3 * 98 + 1) / 100, (0.5 * 98 + 1) / 100]
+    drawn = stats.norm.ppf(0.975) * np.sqrt(sum(share * (1 - share) / 100 for share in shares))
+    assert (gap.value, gap.half) == pytest.approx((0.2, drawn)) and gap.is_positive
+    random, supervised = {0: 0.30, 1: 0.35, 2: 0.31}, {0: 0.50, 1: 0.58, 2: 0.49, 3: 0.9}
+    paired = stats.ttest_rel([0.50, 0.58, 0.49], [0.30, 0.35, 0.31]).confidence_interval(0.95)
+    many = gap_between(random, supervised, 10**12)
+    assert many.half == pytest.approx((paired.high - paired.low) / 2)
+    assert not gap_between({0: 0.309}, {0: 0.31}, 1000).is_positive
+    assert gap_share({0: 0.22}, {0: 0.309}, {0: 0.31}, 1000) is None
+    assert gap_share({0: 1.0}, {0: 0.0}, {0: 0.0}, 9) is None
+
+
+def test_the_interval_of_a_share_holds_the_truth_as_often_as_it_says() -> None:
+    rng, n, truth = np.random.default_rng(0), 2000, (0.62, 0.57, 0.73)
+    held = 0
+    for _ in range(400):
+        score, random, supervised = (
+            {seed: float(rng.binomial(n, share + shift) / n) for seed, shift in enumerate(rng.normal(0, 0.005, 3))}
+            for share in truth
+        )
+        share = gap_share(score, random, supervised, n)
+        assert share is not None
+        held += abs(share.value - (0.62 - 0.57) / (0.73 - 0.57)) < share.half
+    assert held / 400 > 0.94
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
