@@ -17,9 +17,9 @@ _ZEROS = bytes(_BLOCK)
 class Shard:
     """One WebDataset tar: consecutive members with the same name up to the first dot are one sample.
 
-    Plain, GNU and pax tars are read, whoever wrote them, and several that were joined into one file, as ``tar -i`` does.
-    Raises UserError, naming shard and member, for anything that is not a whole tar of regular files with relative
-    names: links, devices, ``..``, duplicates, truncation.
+    Plain, GNU and pax tars are read, whoever wrote them, and several joined into one file, as ``tar -i`` does. Raises
+    UserError, naming shard and member, for anything that is not a whole tar of regular files with relative names:
+    links, devices, ``..``, duplicates, truncation.
     """
 
     def __init__(self, path: Path) -> None:
