@@ -1,6 +1,6 @@
 """Labels of one split that another does not have: what cannot be learned on ``train`` cannot be scored elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from components.data.shards import Index
@@ -35,10 +35,11 @@ def say_unseen(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def check_labels_seen(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise UserError where no label of a split occurs in training: whatever is scored on it is zero."""
-    for split, what in found.items():
-        if what["samples"] == what["of"]:
+def check_labels_seen(found: Mapping[str, Mapping[str, Any]], splits: Iterable[str] = ("val", "test")) -> None:
+    """Raise UserError where no label of one of the ``splits`` occurs in training: a score there is always zero."""
+    for split in splits:
+        what = found.get(split)
+        if what and what["samples"] == what["of"]:
             raise UserError(
                 f"no class of the {split} split occurs in training ({split} has {first_of(what['classes'], NAMED)}): "
                 "a score would be 0 for every encoder; use splits that share their classes"
