@@ -1,6 +1,7 @@
 """Tars that somebody else wrote: looked into in parallel, once, and listed in an index like that of our own."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ import ray
 
 from components.config import DataConfig
 from components.data.foreign import NAME, TarFacts, index_of, look_into
+from components.data.records import all_entries
 from components.data.shards import INDEX_NAME, Index, index_name
-from components.errors import UserError
+from components.errors import UserError, first_of
 from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Cache, Storage
 from pipelines.parallel import in_parallel
 from pipelines.recorder import Progress
 from pipelines.workflow import StepRun
+
+RULES = 2  # changes with whatever makes another index of the same tars
+NAMED = 5  # tars named in a line
 
 
 def digest_of_tars(url: str) -> str:
@@ -45,6 +50,8 @@ def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
     file = _keep(index, Storage(url), Storage(str(session.folder("data"))))
     run.output(file)
     run.workflow.say(f"{len(tars)} tars of others: the fields are {_shown(index)}; the index is {file}")
+    for line in _notes(facts, index):
+        run.workflow.say(line)
     return index, file
 
 
@@ -59,6 +66,15 @@ def _keep(index: Index, place: Storage, home: Storage) -> str:
             if storage is home:
                 raise
     raise AssertionError("unreachable: the home is written or raises")
+
+
+def _notes(facts: Sequence[TarFacts], index: Index) -> Iterator[str]:
+    """What was done with the tars that nobody asked for in so many words."""
+    used = {entry.name for entry in all_entries(index)}
+    if left := sorted(fact.entry.name for fact in facts if fact.entry.name not in used):
+        yield f"{len(left)} of {len(facts)} tars are left out: {first_of(left, NAMED)}"
+    if any(entry.part for entry in index.splits["val"]):
+        yield f"no tar is of the validation split: {index.samples('val')} samples were held back, a part of every class"
 
 
 def _shown(index: Index) -> str:

@@ -16,6 +16,7 @@ import ray
 
 from components.config import DataConfig
 from components.data.dataset import ShardedDataset
+from components.data.labels import say_unseen, unseen_labels
 from components.data.planning import (
     ShardPlan,
     count_shards,
@@ -41,6 +42,7 @@ from components.data.shards import (
     build_index,
     build_shard,
     index_name,
+    limited,
     parse_index,
     verify_shard,
 )
@@ -51,7 +53,7 @@ from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Cache, Storage, absolute, is_remote
 from pipelines import steps, terminal
-from pipelines.foreign import digest_of_tars, index_tars
+from pipelines.foreign import RULES, digest_of_tars, index_tars
 from pipelines.held import drop, held_at, lost, plans_of, read_record
 from pipelines.parallel import in_parallel
 from pipelines.recorder import Progress
@@ -121,11 +123,27 @@ def _open_step(config: DataConfig) -> Step:
         raise UserError("data.source=shards needs the place of the shards: --set data.url=FOLDER or s3://bucket/prefix")
     url = absolute(config.url)
     index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
+    _check_obeyed(config, index, url)
+    used = limited(index, config.samples) if index else None
+    limit = {} if used is index else {"limit": config.samples}
+    if index:
+        known: Value = {"index": index.fingerprint()} | limit
+    else:
+        known = {"tars": digest_of_tars(url), "cut": str(config.validation), "rules": RULES} | config.model_dump(
+            include={"seed", "samples", "splits", "max_skipped"}, exclude_defaults=True
+        )
 
     def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
-        return _value(url, index, _index_file(url, index)) if index else _value(url, *index_tars(config, url, run))
+        if index and used:
+            value = _value(url, used, _index_file(url, index)) | limit
+        else:
+            value = _value(url, *index_tars(config, url, run))
+        if config.options and config.options != (index.source.get("options") if index else None):
+            run.workflow.say(f"data.options={config.options} says nothing to shards, which are used as they are")
+        for line in say_unseen(value.get("unseen", {})):
+            run.workflow.say(line)
+        return value
 
-    known = {"index": index.fingerprint()} if index else {"tars": digest_of_tars(url), "cut": str(config.validation)}
     return Step(name="prepare", label="open shards", version=VERSION, config={"url": url, **known}, body=body)
 
 
@@ -139,6 +157,24 @@ def _content_of(config: DataConfig) -> str:
     except OSError as error:
         raise UserError(f"--splits {config.splits} cannot be read ({error.strerror}): correct the path") from None
     return hashlib.sha256(content.encode() + table).hexdigest()
+
+
+def _check_obeyed(config: DataConfig, index: Index | None, url: str) -> None:
+    """Raise UserError for a key that says how shards are made, where they are there already and were not made so.
+
+    Options are another source's, of a recipe that is used with shards: they are said to be passed over.
+    """
+    made = index.source if index else {}
+    fixed = ["resize", "encode", "quality", "shard_samples"]
+    if index:
+        fixed += ["splits", "validation", "max_skipped", "seed"]
+    for key in fixed:
+        value, usual = getattr(config, key), DataConfig.model_fields[key].default
+        if value not in (usual, made.get(key)):
+            raise UserError(
+                f"data.{key}={value}: the shards of {url} are there already, and this cannot be done to them: leave it "
+                "out, or prepare the images anew with it"
+            )
 
 
 @lru_cache(maxsize=16)
@@ -197,7 +233,10 @@ def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Va
         run.workflow.say(
             f"{len(index.skipped)} broken images were skipped: {named}; all are named in {url}/{INDEX_NAME}"
         )
-    return _value(url, index, storage.join(index_name(index)))
+    value = _value(url, index, storage.join(index_name(index)))
+    for line in say_unseen(value.get("unseen", {})):
+        run.workflow.say(line)
+    return value
 
 
 @lru_cache(maxsize=4)
@@ -267,6 +306,7 @@ def _finished(storage: Storage, plan: ShardPlan, key: str) -> ShardResult | None
 
 
 def _value(url: str, index: Index, index_file: str) -> Value:
+    unseen = unseen_labels(index)
     return {
         "url": url,
         "index": index.fingerprint(),
@@ -277,6 +317,7 @@ def _value(url: str, index: Index, index_file: str) -> Value:
         "skipped_count": len(index.skipped),
         "converted": index.converted,
         **({"left_out": index.left_out} if index.left_out else {}),
+        **({"unseen": unseen} if unseen else {}),
     }
 
 
@@ -300,7 +341,7 @@ def expected_samples(config: DataConfig) -> dict[str, int]:
     for shards that somebody else wrote, until they have an index."""
     if config.source == PREPARED:
         url = absolute(config.url or "")
-        index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
+        index = limited(read_index_at(url), config.samples) if Storage(url).exists(INDEX_NAME) else None
         return {split: index.samples(split) for split in index.splits} if index else {}
     return split_sizes(_open(config.model_dump_json(), _content_of(config)), config)
 
@@ -320,12 +361,14 @@ def data_of(prepared: StepResult, size: int, session: Session) -> Value:
     """What `open_split` and who else reads a prepared data set, on any machine, is told of it."""
     told = {key: prepared.value[key] for key in ("url", "index_file")}
     labels = labels_of(prepared.value)  # those of boxes and masks are no classes to a network
-    return told | {"classes": labels, "size": size, "cache": str(session.folder("cache"))}
+    limit = {key: prepared.value[key] for key in ("limit",) if key in prepared.value}
+    return told | limit | {"classes": labels, "size": size, "cache": str(session.folder("cache"))}
 
 
 def open_split(data: Value, split: str, fields: Sequence[str]) -> ShardedDataset:
     """A split of a prepared data set. ``data``: ``url``, ``index_file`` (else the newest), ``size`` in pixels, the
-    ``cache`` folder for remote shards; and ``margin`` (else 0), by which pictures are larger than their window."""
+    ``cache`` folder for remote shards; ``margin`` (else 0), by which pictures are larger than their window; and
+    ``limit`` (else none), how many training samples are used."""
     index = open_index(data)
     fetch = fetcher(data["url"], index, Path(data["cache"]))
     return ShardedDataset(index, split, fetch, data["size"], fields, data.get("margin", 0))
@@ -334,7 +377,7 @@ def open_split(data: Value, split: str, fields: Sequence[str]) -> ShardedDataset
 def open_index(data: Value) -> Index:
     """The index of a prepared data set; ``data`` as for `open_split`."""
     place, _, name = data.get("index_file", f"{data['url']}/{INDEX_NAME}").rpartition("/")
-    return read_index_at(place, name)
+    return limited(read_index_at(place, name), data.get("limit"))
 
 
 def fetcher(url: str, index: Index, cache: Path) -> Callable[[str], Path]:

@@ -13,6 +13,7 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from components.config import Recipe
+from components.data.labels import check_labels_seen
 from components.data.order import Plan, check_divisible
 from components.errors import Diverged, Stopped, UserError
 from components.tasks.base import get_task, resolve_weights
@@ -130,6 +131,8 @@ def _steps(recipe: Recipe, samples: int) -> int:
 def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | None) -> Value:
     """The body of the step: train, then store the encoder as a model of the run, and the task as a file."""
     session, training = run.workflow.session, recipe.training
+    if recipe.task == "supervised":
+        check_labels_seen(prepared.value.get("unseen", {}), ("val",))
     encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
     labels = labels_of(prepared.value)
     task = make_task(recipe, labels, encoders)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from components.config import Recipe
+from components.data.labels import check_labels_seen
 from components.errors import Diverged, UserError
 from components.transfer.protocol import gap_between
 from infra.cluster import connect
@@ -157,6 +158,7 @@ def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, .
         raise UserError(
             "a sweep is judged by transfer, which needs labels, and the data has none: use a labelled source"
         )
+    check_labels_seen(prepared.value.get("unseen", {}), ("val",))
     connect(run.workflow.session.address)
     nodes, training = nodes_of_cluster(), wanted.recipes[0].training
     places = side_by_side(nodes, training.workers, training.cpus)

@@ -1,11 +1,13 @@
 """encoder -> scores: a benchmark's fixed protocol, run as one Ray task."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import ray
 
 from components.config import DataConfig, ProbeConfig, Recipe
+from components.data.labels import check_labels_seen
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import get_task
@@ -49,7 +51,7 @@ def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
 
     Its value is the score (`components.transfer.protocol.Score`) as JSON; it is logged at the encoder's model too.
     """
-    trained, data = pretrain_step(recipe), prepare_step(recipe.data)
+    trained, data = _if_seen(pretrain_step(recipe), ("val", "test")), prepare_step(recipe.data)
 
     def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
         value = _score(run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size)
@@ -75,8 +77,18 @@ def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
         body=lambda run, inputs: _score(
             run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size, unseen="test"
         ),
-        inputs=(pretrain_step(recipe), prepare_step(recipe.data)),
+        inputs=(_if_seen(pretrain_step(recipe), ("val",)), prepare_step(recipe.data)),
     )
+
+
+def _if_seen(trained: Step, splits: tuple[str, ...]) -> Step:
+    """A training that does not begin where no label to be scored on occurs in the training split."""
+
+    def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
+        check_labels_seen(inputs[0].value.get("unseen", {}), splits)
+        return trained.body(run, inputs)
+
+    return replace(trained, body=body)
 
 
 def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step:
@@ -106,8 +118,13 @@ def _score(
     files = packed(folder, (CONFIG_FILE, WEIGHTS_FILE))
     data = data_of(prepared, size, session)
     splits = [split for split in prepared.value["samples"] if split != unseen]
+    check_labels_seen(prepared.value.get("unseen", {}), splits)
     task = on_one_device(_run, session)
     value: Value = ray.get(task.remote(files, data, splits, benchmark.model_dump()))
+    for split, share in value["protocol"].get("unseen", {}).items():
+        run.workflow.say(
+            f"{share:.1%} of the {split} samples are of classes that training has none of: scored as wrong"
+        )
     run.tracker.log_dict(run.run_id, value, "score.json")
     run.log_metrics(_metrics(value))
     run.tracker.describe(run.run_id, f"{_story(value)}\n\nThe protocol is in `score.json`.")

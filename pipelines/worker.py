@@ -71,6 +71,11 @@ class Probe:
         """Validation top-1, in [0, 1], of the best layer."""
         return quick_score(encoder, self.train, self.val, device=self.device).value
 
+    @property
+    def can_score(self) -> bool:
+        """Whether any label of the validation samples occurs among the training samples."""
+        return bool(torch.isin(self.val["label"], self.train["label"]).any())
+
 
 def best_step(probes: Sequence[Mapping[str, Any]], last: int) -> int:
     """The step of the weights that are kept: of the highest score, the first; the ``last`` where none was measured."""
@@ -229,6 +234,9 @@ def train_worker(job: dict[str, Any]) -> None:
     engine = Engine(task, training, weights, plan.steps, device, world, recipe.weight_changes)
     examples = Streams.open(job, "val", task.needs).examples(PICTURES)
     probe = Probe(job, device) if classes and world.rank == 0 and plan.steps else None
+    if probe and not probe.can_score:
+        job["recorder"].warn(job["run_id"], "no probe: no class of the validation samples occurs in training")
+        probe = None
     hooks = WorkerHooks(job, engine, probe, examples, streams)
 
     with tempfile.TemporaryDirectory() as into:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from components.data.boxes import Boxes, crop_boxes, unpack_boxes
 from components.data.images import BrokenImage, decode, decode_map, image_size
+from components.data.parts import samples_of, whole_of
 from components.data.reader import Shard
 from components.data.scramble import Int64
 from components.data.shards import Index
@@ -240,11 +241,14 @@ class ShardedDataset:
                     return self._shards[number]
             entry = self.entries[number]
             shard = Shard(self._fetch(entry.name))
-            if len(shard) != entry.samples:
+            whole = entry.samples if entry.part is None else whole_of(entry.part)
+            if len(shard) != whole:
                 raise UserError(
-                    f"shard {shard.path} has {len(shard)} samples and the index says {entry.samples}: "
+                    f"shard {shard.path} has {len(shard)} samples and the index says {whole}: "
                     "run `genoise prepare` again"
                 )
+            if entry.part is not None:
+                shard.keep(samples_of(entry.part))  # so that no neighbour of another split replaces a broken sample
             with self._lock:
                 self._shards[number] = shard
                 if len(self._shards) > OPEN_SHARDS:

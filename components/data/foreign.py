@@ -1,5 +1,7 @@
 """An index for tars that others wrote: fields from the extensions of their members, splits from names.
 
+Where no tar is of the validation split, samples are held back in every tar, of every class: tars may be sorted.
+
 Nothing is unpacked and no image decoded. What has no known extension is passed over; ``.pyd`` and ``.pkl`` members,
 which other readers would load with pickle, are bytes like any others and never looked at.
 """
@@ -7,21 +9,26 @@ which other readers would load with pickle, are bytes like any others and never 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from components.config import Config, DataConfig
+from components.data.parts import part_of
 from components.data.reader import Shard
+from components.data.scramble import Int64, make_key, mix_keys
 from components.data.shards import Index, ShardEntry
 from components.data.sources.files import SUFFIXES
-from components.data.splits import SPLIT_NAMES
-from components.errors import UserError
+from components.data.splits import CLASSES, SPLIT_NAMES, UNNAMED_SPLITS, is_table, parse_splits, words_of
+from components.errors import UserError, first_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar$")
 _PICTURE = tuple(suffix[1:] for suffix in SUFFIXES)
+Bool = NDArray[np.bool_]
+_SHOWN = 4  # tars named in a line
 FIELDS = {
     "image": _PICTURE,
     "target": tuple(f"target.{extension}" for extension in _PICTURE),
@@ -37,8 +44,11 @@ class TarFacts(Config):
 
     entry: ShardEntry
     extensions: dict[str, int] = Field(description="extension: samples that have it")
-    split: str | None = Field(description="by the name of the tar, else by the first folder of every key")
-    classes: int = Field(description="1 + the largest label")
+    words: tuple[str, ...] = Field(
+        description="names of splits in the tar's name, else in the first folder of its keys"
+    )
+    folders: tuple[str, ...] = Field(description="first folders of its keys, where there is one, or some are splits")
+    labels: tuple[int, ...] = Field(description="of every sample, -1 where it has none; empty where no sample has one")
 
 
 def look_into(path: Path, name: str) -> TarFacts:
@@ -49,30 +59,26 @@ def look_into(path: Path, name: str) -> TarFacts:
     labels = [_label(shard, sample, name) for sample in range(len(shard))]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folders = sorted({key.split("/")[0] if "/" in key else "" for key in shard.keys})
+    told = len(folders) == 1 or any(_split_words(folder) for folder in folders)
     return TarFacts(
         entry=ShardEntry(name=name, samples=len(shard), bytes=path.stat().st_size, sha256=digest),
         extensions={extension: shard.count(extension) for extension in shard.extensions},
-        split=split_of(name) or _split_of_keys(shard.keys, name),
-        classes=1 + max(labels),
+        words=_split_words(name) or (_split_words(folders[0]) if len(folders) == 1 else ()),
+        folders=tuple(folders) if told else (),
+        labels=tuple(labels) if max(labels) >= 0 else (),
     )
 
 
 def split_of(name: str) -> str | None:
     """The split that a name speaks of: ``imagenet-train-000001.tar`` of train."""
-    words = re.split("[^a-z]+", name.lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), None)
+    return next((SPLIT_NAMES[word] for word in words_of(name) if word in SPLIT_NAMES), None)
 
 
-def _split_of_keys(keys: Iterable[str], name: str) -> str | None:
-    folders = {key.split("/")[0] if "/" in key else "" for key in keys}
-    if len(folders) == 1:
-        return split_of(folders.pop())
-    if {split_of(folder) for folder in folders} != {None}:
-        raise UserError(
-            f"{name} holds several splits ({', '.join(sorted(folders)[:5])}), and a split is made of whole tars: "
-            f"prepare it, with `genoise prepare folder --root {name}`"
-        )
-    return None
+def _split_words(name: str) -> tuple[str, ...]:
+    """The words of a name that are names of splits; of those that mean the same, the first."""
+    words = [word for word in words_of(name) if word in SPLIT_NAMES or word in UNNAMED_SPLITS]
+    return tuple({SPLIT_NAMES.get(word, word): word for word in reversed(words)}.values())[::-1]
 
 
 def _label(shard: Shard, sample: int, name: str) -> int:
@@ -86,12 +92,38 @@ def _label(shard: Shard, sample: int, name: str) -> int:
 
 
 def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index:
-    """The index of tars, in the order of their names.
+    """The index of tars, in the order of their names; of those that ``config.splits`` leaves out, nothing.
 
-    Where no tar is of the validation split, the last ones are held back. A field is one that all samples have, but for
-    the share ``config.max_skipped``. Raises UserError where there is no image, or only one tar to cut.
+    Where no tar is of the validation split, the share ``config.validation`` of the samples is held back. A field is one
+    that all samples have, but for the share ``config.max_skipped``; ``config.samples`` limits the training split.
+    Raises UserError where there is no image, where names do not tell which tar is of which split, and where nothing
+    can be held back.
     """
-    facts = sorted(facts, key=lambda fact: fact.entry.name)
+    splits = _splits_of(sorted(facts, key=lambda fact: fact.entry.name), config, where)
+    facts = [fact for members in splits.values() for fact in members]
+    fields = _fields_of(facts, config, where)
+    parts = {split: {fact.entry.name: np.arange(fact.entry.samples) for fact in splits[split]} for split in splits}
+    labels = {fact.entry.name: _labels_of(fact, fields) for fact in facts}
+    if "val" not in parts:
+        parts["train"], parts["val"] = _hold_back(parts["train"], labels, config, where)
+    if config.samples is not None:
+        chosen = _choose(parts["train"], labels, min(config.samples, _count(parts["train"])), config.seed, "samples")
+        parts["train"] = _where(parts["train"], chosen)
+    entries = {fact.entry.name: fact.entry for fact in facts}
+    classes = 1 + max(int(values.max()) for values in labels.values())
+    return Index(
+        source=config.model_dump(mode="json", exclude={"root", "url"}),
+        fields=fields,
+        classes=tuple(map(str, range(classes))),
+        splits={
+            split: tuple(_part(entries[name], samples) for name, samples in parts[split].items() if len(samples))
+            for split in parts
+        },
+        labels={split: _count_labels(parts[split], labels) for split in parts} if classes else None,
+    )
+
+
+def _fields_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> dict[str, str]:
     total = sum(fact.entry.samples for fact in facts)
     counts: Counter[str] = Counter()
     for fact in facts:
@@ -104,18 +136,172 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
     if "image" not in fields:
         has = ", ".join(f"{extension} ({count})" for extension, count in counts.most_common(5))
         raise UserError(f"{where}: {total} samples, and no image in most of them; their members are {has}")
-    splits: dict[str, list[ShardEntry]] = {}
+    return fields
+
+
+def _labels_of(fact: TarFacts, fields: Mapping[str, str]) -> Int64:
+    none = np.full(fact.entry.samples, -1, np.int64)
+    return np.asarray(fact.labels, np.int64) if fact.labels and "label" in fields else none
+
+
+def _part(entry: ShardEntry, samples: Int64) -> ShardEntry:
+    return entry.model_copy(update={"samples": len(samples), "part": part_of(samples, entry.samples)})
+
+
+def _count_labels(parts: Mapping[str, Int64], labels: Mapping[str, Int64]) -> dict[str, int]:
+    found = np.concatenate([labels[name][samples] for name, samples in parts.items()])
+    values, counts = np.unique(found[found >= 0], return_counts=True)
+    return {str(value): count for value, count in zip(values.tolist(), counts.tolist(), strict=True)}
+
+
+# Which tar is of which split
+
+
+def _splits_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> dict[str, list[TarFacts]]:
+    """{split: its tars}; train is among them."""
+    if config.splits is None:
+        named = _by_words(facts, where)
+    elif is_table(config.splits):
+        raise UserError(
+            f"--splits {config.splits}: a table names files, and a split is made of whole tars: name tars, "
+            "train=NAME,val=NAME, or prepare the tars anew with `genoise prepare folder`"
+        )
+    elif config.splits == CLASSES:
+        named = {fact.entry.name: "train" for fact in facts}
+    else:
+        named = _by_names(facts, parse_splits(config.splits), where)
+    splits: dict[str, list[TarFacts]] = {}
     for fact in facts:
-        splits.setdefault(fact.split or "train", []).append(fact.entry)
-    if "val" not in splits:
-        train = splits.get("train", [])
-        if len(train) < 2:
+        if fact.entry.name in named:
+            splits.setdefault(named[fact.entry.name], []).append(fact)
+    if "train" not in splits:
+        raise UserError(f"{where}: no tar is of the training split: say which, --set data.splits={_suggest(facts)}")
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+
+def _by_words(facts: Sequence[TarFacts], where: str) -> dict[str, str]:
+    """{tar: split} by the words of their names, where all have such a word or none has one."""
+    for fact in facts:
+        if len(fact.folders) > 1 and not fact.words:
             raise UserError(
-                f"{where}: one tar cannot be cut into training and validation; add a tar with 'val' in its name, or "
-                "prepare it anew, with `genoise prepare folder --root TAR`"
+                f"{fact.entry.name} holds several splits ({', '.join(fact.folders[:5])}), and a split is made of whole "
+                f"tars: prepare it, with `genoise prepare folder --root {fact.entry.name}`; or, where they are no "
+                f"splits, say so: --set data.splits={CLASSES}"
             )
-        held = min(len(train) - 1, max(1, round(len(train) * config.validation)))
-        splits["train"], splits["val"] = train[:-held], train[-held:]
-    values: dict[str, Any] = config.model_dump(mode="json", exclude={"root", "url"})
-    labels = max(fact.classes for fact in facts) if "label" in fields else 0
-    return Index(source=values, fields=fields, classes=tuple(map(str, range(labels))), splits=splits)
+        if len(fact.words) > 1:
+            raise UserError(
+                f"{where}: the name of {fact.entry.name} speaks of {' and '.join(fact.words)}: say of which split "
+                f"every tar is, --set data.splits={_suggest(facts)}"
+            )
+    splits = [fact for fact in facts if fact.words and fact.words[0] in SPLIT_NAMES]
+    others = [fact for fact in facts if not fact.words or fact.words[0] not in SPLIT_NAMES]
+    if (splits and others) or len({fact.words for fact in others}) > 1:
+        known = f"{_named(splits)} are splits by their names, and " if splits else ""
+        raise UserError(
+            f"{where}: {known}nobody knows of which split {_named(others)} are: say it, "
+            f"--set data.splits={_suggest(facts)}; what is not named is left out; or, where names mean nothing, "
+            f"--set data.splits={CLASSES}"
+        )
+    return {fact.entry.name: SPLIT_NAMES[fact.words[0]] if splits else "train" for fact in facts}
+
+
+def _by_names(facts: Sequence[TarFacts], names: Mapping[str, str], where: str) -> dict[str, str]:
+    """{tar: split} of those that a name stands for: the longest, but a whole name before all others."""
+    found: dict[str, str] = {}
+    used: set[str] = set()
+    for fact in facts:
+        ranks = {name: rank for name in names if (rank := _rank(name, fact))}
+        used |= ranks.keys()
+        best = {names[name] for name, rank in ranks.items() if rank == max(ranks.values())}
+        if len(best) > 1:
+            raise UserError(
+                f"{where}: {fact.entry.name} is of {' and '.join(sorted(best))} by data.splits: give more of its name"
+            )
+        if best:
+            found[fact.entry.name] = best.pop()
+    if missing := [name for name in names if name not in used]:
+        raise UserError(
+            f"{where}: no tar is called {first_of(missing, _SHOWN)}, as data.splits says; there are {_named(facts)}"
+        )
+    return found
+
+
+def _rank(name: str, fact: TarFacts) -> tuple[bool, int] | None:
+    stem = fact.entry.name.removesuffix(".tar")
+    whole = name in (fact.entry.name, stem) or fact.folders == (name,)
+    if whole or stem.startswith(name) or name.lower() in words_of(stem):
+        return whole, len(name)
+    return None
+
+
+def _named(facts: Sequence[TarFacts]) -> str:
+    return first_of([fact.entry.name for fact in facts], _SHOWN)
+
+
+def _suggest(facts: Sequence[TarFacts]) -> str:
+    """What a user may type for ``data.splits``: the splits that words speak of, and all others in training."""
+    names: dict[str, dict[str, None]] = {"train": {}}
+    for fact in facts:
+        word = fact.words[0] if len(fact.words) == 1 else None
+        name = word if word and word in words_of(fact.entry.name) else _stem(fact)
+        names.setdefault(SPLIT_NAMES.get(word or "", "train"), {})[name] = None
+    short = {
+        split: sorted({name[0] for name in found}) if len(found) > _SHOWN else found for split, found in names.items()
+    }
+    return ",".join(f"{split}={'+'.join(found)}" for split, found in short.items() if found)
+
+
+def _stem(fact: TarFacts) -> str:
+    """The tar's name without its number, or the only folder of its keys where that is what tells splits."""
+    if fact.words and len(fact.folders) == 1 and fact.folders[0]:
+        return fact.folders[0]
+    stem = fact.entry.name.removesuffix(".tar")
+    return re.sub(r"[-_.]*[0-9]*$", "", stem) or stem
+
+
+# Which samples
+
+
+def _count(parts: Mapping[str, Int64]) -> int:
+    return sum(map(len, parts.values()))
+
+
+def _hold_back(
+    parts: Mapping[str, Int64], labels: Mapping[str, Int64], config: DataConfig, where: str
+) -> tuple[dict[str, Int64], dict[str, Int64]]:
+    """(what stays in training, what validation gets) of every tar: of each class its share, but never all of it."""
+    total = _count(parts)
+    held = min(total - 1, max(1, round(total * config.validation)))
+    chosen = _choose(parts, labels, held, config.seed, "held back")
+    label = np.concatenate([labels[name][samples] for name, samples in parts.items()])
+    _, first, classes, counts = np.unique(label, return_index=True, return_inverse=True, return_counts=True)
+    chosen[first[np.bincount(classes, chosen) == counts]] = False
+    if not chosen.any():
+        raise UserError(
+            f"{where}: {total} samples cannot be cut into training and validation with "
+            f"data.validation={config.validation:g} so that training keeps one of each class: add a tar with 'val' in "
+            "its name, or say which one it is, --set data.splits=train=NAME,val=NAME"
+        )
+    return _where(parts, ~chosen), _where(parts, chosen)
+
+
+def _where(parts: Mapping[str, Int64], chosen: Bool) -> dict[str, Int64]:
+    """The samples that are ``chosen``, which holds for all samples of all tars, one after the other."""
+    ends = np.cumsum([len(samples) for samples in parts.values()])
+    pieces = np.split(chosen, ends[:-1])
+    return {name: samples[piece] for (name, samples), piece in zip(parts.items(), pieces, strict=True)}
+
+
+def _choose(parts: Mapping[str, Int64], labels: Mapping[str, Int64], count: int, seed: int, purpose: str) -> Bool:
+    """Which ``count`` of all samples, evenly by class and, within a class, by tar; see `_where`.
+
+    All samples in one line, by class, then by tar, then shuffled; and of the line every k-th.
+    """
+    tars = np.repeat(np.arange(len(parts)), [len(samples) for samples in parts.values()])
+    label = np.concatenate([labels[name][samples] for name, samples in parts.items()])
+    mixed = np.concatenate([mix_keys(make_key(seed, purpose, name), samples) for name, samples in parts.items()])
+    line = np.lexsort((mixed, tars, label))
+    ends = (np.arange(len(line) + 1) * count + len(line) // 2) // len(line)
+    chosen = np.zeros(len(line), np.bool_)
+    chosen[line] = np.diff(ends) > 0
+    return chosen

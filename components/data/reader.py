@@ -17,8 +17,9 @@ _ZEROS = bytes(_BLOCK)
 class Shard:
     """One WebDataset tar: consecutive members with the same name up to the first dot are one sample.
 
-    Plain, GNU and pax tars are read, whoever wrote them. Raises UserError, naming shard and member, for anything that
-    is not a whole tar of regular files with relative names: links, devices, ``..``, duplicates, truncation.
+    Plain, GNU and pax tars are read, whoever wrote them, and several joined into one file, as ``tar -i`` does. Raises
+    UserError, naming shard and member, for anything that is not a whole tar of regular files with relative names:
+    links, devices, ``..``, duplicates, truncation.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,15 +61,22 @@ class Shard:
                 return self._view[int(offsets[sample]) : int(offsets[sample] + sizes[sample])]
         return None
 
+    def keep(self, samples: Int64) -> None:
+        """Forget all samples but those with the numbers ``samples``, which are counted anew, in that order."""
+        self.keys = [self.keys[sample] for sample in samples.tolist()]
+        self._places = {name: (offsets[samples], sizes[samples]) for name, (offsets, sizes) in self._places.items()}
+
     def _walk(self) -> dict[str, dict[int, tuple[int, int]]]:
         """{extension: {sample: (offset, size)}}; fills ``keys``."""
         found: dict[str, dict[int, tuple[int, int]]] = {}
         seen: set[str] = set()
-        position, long_name, end = 0, None, len(self._view)
+        position, long_name, end, closed = 0, None, len(self._view), False
         while position + _BLOCK <= end:
             header = bytes(self._view[position : position + _BLOCK])
-            if header == _ZEROS:
-                return found
+            if header == _ZEROS:  # ends an archive, and another one may follow
+                closed, long_name, position = True, None, position + _BLOCK
+                continue
+            closed = False
             size, kind = self._check_header(header, position)
             offset = position + _BLOCK
             position = offset + -(-size // _BLOCK) * _BLOCK
@@ -85,6 +93,8 @@ class Shard:
                 long_name = None
             else:
                 raise self._refuse(_short_name(header), "is a link or a device; only regular files are read")
+        if closed and not any(self._view[position:]):
+            return found
         raise UserError(f"shard {self.path} is truncated after {len(self.keys)} samples: run `genoise prepare` again")
 
     def _check_header(self, header: bytes, position: int) -> tuple[int, bytes]:

@@ -20,17 +20,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
+import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from components.config import Config, DataConfig
+from components.data.parts import PATTERN, overlap, part_of, samples_of, whole_of
 from components.data.planning import ShardPlan
 from components.data.refit import refit
-from components.data.sources.base import SPLITS, Broken, Sample, Source
+from components.data.sources.base import DOMAINS, SPLITS, Broken, Sample, Source
 from components.errors import UserError, first_of
 
 INDEX_NAME = "index.json"
 _BLOCK = 512
 _NAMED = 5  # broken images named in an error; the index names them all
+_LIMITED = tuple(f"{domain}train" for domain in DOMAINS)  # splits of which `data.samples` may leave out a part
 _LONGEST_NAME = 100  # bytes of a member's name in a plain ustar header
 
 
@@ -42,6 +45,12 @@ class ShardEntry(Config):
     bytes: int = Field(ge=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     generation: int = Field(0, ge=0, description="how often the data set had grown when this shard was written")
+    part: str | None = Field(
+        None,
+        pattern=PATTERN,
+        description="which of the tar's samples these are, where not all: see components.data.parts",
+        exclude_if=lambda value: value is None,  # the key came later: an index without it keeps its fingerprint
+    )
 
 
 class Skipped(Config):
@@ -67,12 +76,20 @@ class Index(Config):
         description="folder: images in it that are of no split",
         exclude_if=lambda value: not value,  # the key came later
     )
+    labels: dict[str, dict[str, int]] | None = Field(
+        None,
+        description="split: label: samples that have it; None where nobody counted",
+        exclude_if=lambda value: value is None,  # as above
+    )
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
-        names = [entry.name for entries in self.splits.values() for entry in entries]
-        if len(names) != len(set(names)):
-            raise ValueError("two shards have the same name")
+        known: dict[str, list[ShardEntry]] = {}
+        for entry in (entry for entries in self.splits.values() for entry in entries):
+            for other in known.setdefault(entry.name, []):
+                if entry.sha256 != other.sha256 or overlap(entry.part, other.part):
+                    raise ValueError("two shards have the same name")
+            known[entry.name].append(entry)
         return self
 
     def samples(self, split: str) -> int:
@@ -86,6 +103,30 @@ class Index(Config):
     def fingerprint(self) -> str:
         """sha256 of the index, and through it of every shard."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def limited(index: Index, samples: int | None) -> Index:
+    """The index with the first ``samples`` training samples, in each domain; None: all. Shards are shuffled when they
+    are written. How many of them have which label is not known then."""
+    if samples is None or all(index.samples(split) <= samples for split in _LIMITED):
+        return index
+    splits = {
+        split: tuple(_first(entries, samples)) if split in _LIMITED else entries
+        for split, entries in index.splits.items()
+    }
+    return index.model_copy(update={"splits": splits, "labels": None})
+
+
+def _first(entries: Iterable[ShardEntry], samples: int) -> Iterator[ShardEntry]:
+    for entry in entries:
+        taken = min(samples, entry.samples)
+        samples -= taken
+        if taken == entry.samples:
+            yield entry
+        elif taken:
+            numbers = np.arange(entry.samples) if entry.part is None else samples_of(entry.part)
+            whole = entry.samples if entry.part is None else whole_of(entry.part)
+            yield entry.model_copy(update={"samples": taken, "part": part_of(numbers[:taken], whole)})
 
 
 def index_name(index: Index) -> str:
@@ -103,12 +144,15 @@ class ShardResult(Config):
     entry: ShardEntry | None = Field(description="None: every sample was broken, and there is no file")
     converted: dict[str, int] = Field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    labels: dict[str, int] | None = Field(None, description="label: samples; None where there are no labels")
 
 
 def build_shard(source: Source, config: DataConfig, plan: ShardPlan, folder: Path) -> ShardResult:
     """Write the shard of one plan into ``folder``; broken samples are left out and reported."""
     skipped: list[Skipped] = []
     converted: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
+    label = source.fields.get("label")
     # Sources number their samples, and where images were added, numbers are used again.
     prefix = f"g{plan.generation}-" if plan.generation else ""
 
@@ -119,6 +163,7 @@ def build_shard(source: Source, config: DataConfig, plan: ShardPlan, folder: Pat
                 continue
             sample = refit(raw, source.fields, config)
             converted.update(sample.changes)
+            labels.update([sample.members[label].decode()] if label in sample.members else [])
             yield replace(sample, key=prefix + sample.key)
 
     entry = write_shard(good(), folder / plan.name)
@@ -130,6 +175,7 @@ def build_shard(source: Source, config: DataConfig, plan: ShardPlan, folder: Pat
         entry=entry and entry.model_copy(update={"generation": plan.generation}),
         converted=dict(converted),
         skipped=tuple(skipped),
+        labels=dict(labels) if label else None,
     )
 
 
@@ -158,11 +204,22 @@ def build_index(
         converted=dict(sorted(converted.items())),
         skipped=((before.skipped if before else ()) + tuple(skip for result in results for skip in result.skipped)),
         left_out=dict(source.left_out),
+        labels=_count_labels(results, before),
     )
     for split in {result.split for result in results}:
         if not index.samples(split):
             raise UserError(f"every image of the {split} split is broken: {_name(index.skipped)}")
     return index
+
+
+def _count_labels(results: Iterable[ShardResult], before: Index | None) -> dict[str, dict[str, int]] | None:
+    """By split; None where some shards have none, or were written when nobody counted them."""
+    counts = {split: Counter(labels) for split, labels in ((before.labels or {}) if before else {}).items()}
+    for result in results:
+        if result.labels is None or (before and before.labels is None):
+            return None
+        counts.setdefault(result.split, Counter()).update(result.labels)
+    return {split: dict(sorted(labels.items())) for split, labels in sorted(counts.items())}
 
 
 def check_skipped(results: Iterable[ShardResult], limit: float) -> None:

@@ -20,6 +20,7 @@ from components.transfer.protocol import Score, register_benchmark
 
 PROTOCOL = "linear/2"  # changes with anything that changes scores; 2: the grid of penalties is widened where it ends
 WIDEN = 3  # decades at most, beyond either end of the grid
+MOST_UNSEEN = 0.5
 QUICK_FEATURES = 512
 QUICK_PENALTY = 0.1
 
@@ -144,17 +145,34 @@ def _classes(train: Features) -> int:
     return max(found) + 1
 
 
+def check_seen(train_N: Tensor, judged_M: Tensor, split: str) -> float:
+    """The share of the labels ``judged_M`` that do not occur in ``train_N``, which no classifier gets right.
+
+    Raises UserError where that is more than MOST_UNSEEN: the score would tell of the split, not of the encoder.
+    """
+    share = float((~torch.isin(judged_M, train_N)).double().mean())
+    if share > MOST_UNSEEN:
+        raise UserError(
+            f"{share:.0%} of the {split} samples are of classes that the probe's {len(train_N)} training samples lack, so "
+            "that no encoder can score on them: use splits that share their classes, or a larger "
+            "benchmark.samples"
+        )
+    return share
+
+
 @register_benchmark("linear", ProbeConfig)
 def run_linear(config: ProbeConfig, encoder: Encoder, datasets: Mapping[str, Dataset], device: torch.device) -> Score:
     """Top-1 of the best layer: every layer on val, then the chosen layer at its chosen penalty once on test."""
     ids = subset(len(datasets["train"]), config.samples)
     train = extract(encoder, datasets["train"], ids, config, device)
     val = extract(encoder, datasets["val"], None, config, device)
+    unseen = {"val": check_seen(train.labels, val.labels, "val")}
     result = linear_probe(train, val, config, device)
     best = result.layers[result.best]
     value, n = best.val, len(val.labels)
     if "test" in datasets:
         test = extract(encoder, datasets["test"], None, config.model_copy(update={"layers": (result.best,)}), device)
+        unseen["test"] = check_seen(train.labels, test.labels, "test")
         value, n = best.classifier.accuracy(test.layers[result.best], test.labels), len(test.labels)
     return Score(
         benchmark=config.name,
@@ -164,7 +182,8 @@ def run_linear(config: ProbeConfig, encoder: Encoder, datasets: Mapping[str, Dat
         n=n,
         layer=result.best,
         layers={name: layer.val for name, layer in result.layers.items()},
-        protocol=_protocol(config, encoder, datasets, train, result),
+        protocol=_protocol(config, encoder, datasets, train, result)
+        | ({"unseen": {split: share for split, share in unseen.items() if share}} if any(unseen.values()) else {}),
     )
 
 

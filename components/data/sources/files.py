@@ -69,13 +69,38 @@ def unpack(archive: Path, kind: str) -> Path:
 
     def write(folder: Path) -> None:
         try:
-            with tarfile.open(archive) as tar:
-                for member in tar:
-                    _unpack_member(archive, tar, member, folder)
+            with tarfile.open(archive) as first:
+                tar: tarfile.TarFile | None = first
+                while tar:
+                    for member in tar:
+                        _unpack_member(archive, tar, member, folder)
+                    tar = _next_archive(tar)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise UserError(f"{archive} cannot be unpacked ({_few_words(error)}): get it again") from None
 
     return made_once(kind, archive, write)
+
+
+def _next_archive(tar: tarfile.TarFile) -> tarfile.TarFile | None:
+    """The archive that follows in the same file, where several were joined (`cat`, `tar -A`); None at its end.
+
+    tarfile stops at the first end, takes damage for one, and when told to go on (``ignore_zeros``) passes over both.
+    Raises ReadError where what ``tar`` has read does not end as an archive ends.
+    """
+    stream = tar.fileobj
+    assert stream is not None
+    position, ended = tar.offset, False
+    stream.seek(position)
+    while block := stream.read(tarfile.BLOCKSIZE):
+        if any(block) and not ended:
+            raise tarfile.ReadError(f"bad header at byte {position}")
+        if any(block):
+            stream.seek(position)
+            return tarfile.TarFile(fileobj=stream)
+        position, ended = position + len(block), True
+    if not ended:
+        raise tarfile.ReadError("unexpected end of data")
+    return None
 
 
 def _unpack_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
