@@ -4,7 +4,9 @@ import functools
 import logging
 import os
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from typing import Any
 
 import ray
 
+from infra import ending
 from infra.errors import OutsideError
 
 NAMESPACE = "genoise"
@@ -20,6 +23,7 @@ NAMESPACE = "genoise"
 # memory, is taken from what caches decoded images, and /dev/shm of a container is often smaller than that.
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 5.0
 PROJECT = Path(__file__).resolve().parents[1]
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -44,8 +48,9 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
 
     ``address``, or RAY_ADDRESS (which `ray job submit` sets): that cluster. Otherwise a private instance starts on
     this machine, without a dashboard, with at least ``min_cpus`` logical CPUs. ``log_to_driver`` shows what workers
-    print.
+    print. Raises Interrupted once the end of the command has begun: Ray does not start again.
     """
+    ending.check()
     if not ray.is_initialized():
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
@@ -56,7 +61,7 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
             "logging_level": logging.ERROR,
         }
         try:
-            with _importable():
+            with _importable(), ending.handlers_kept():
                 if shared is None:
                     _start_private(options, min_cpus)
                 else:
@@ -67,7 +72,18 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
             where = f"the Ray cluster at {shared}" if shared else "a private Ray instance"
             said = (" ".join(str(error).split()) or type(error).__name__)[:200]
             raise OutsideError(f"cannot reach {where}: {said}; check RAY_ADDRESS and `ray status`") from error
+        ending.check()
     return resources()
+
+
+def leave() -> None:
+    """Leave Ray; a private instance ends, with all of its processes. No other thread may be using Ray any more."""
+    started = ending.descendants()
+    ray.shutdown()
+    until = time.monotonic() + LEAVE_TIMEOUT_S
+    while ending.alive(started) and time.monotonic() < until:  # workers end a moment after the servers
+        time.sleep(0.05)
+    ending.end_processes(started)
 
 
 def cpus() -> int:
@@ -103,7 +119,8 @@ def _in_lasting_thread(start: Callable[[], Any]) -> None:
 
     def run() -> None:
         try:
-            start()
+            with _own_session():
+                start()
             outcome.set_result(None)
         except BaseException as error:
             outcome.set_exception(error)
@@ -112,6 +129,24 @@ def _in_lasting_thread(start: Callable[[], Any]) -> None:
 
     threading.Thread(target=run, name="ray", daemon=True).start()
     outcome.result()
+
+
+@contextmanager
+def _own_session() -> Iterator[None]:
+    """Inside, Ray's servers start in sessions of their own: a signal to the whole process group (Ctrl-C in a terminal,
+    `timeout`, a batch system) reaches the command alone, which lets its trainings write a checkpoint first."""
+    services: Any = ray._private.services
+    before = services.ConsolePopen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started: subprocess.Popen[bytes] = before(*arguments, **options, start_new_session=True)
+        return started
+
+    services.ConsolePopen = start
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from components.errors import Diverged, UserError
+from infra import ending
 from infra.errors import OutsideError
 from pipelines.session import Session
 
@@ -695,6 +696,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Unexpected exceptions pass."""
     from pipelines import terminal
 
+    ending.reset()
     try:
         code = app(list(arguments) or ["--help"], prog_name="genoise", standalone_mode=False) or 0
     except (UserError, OutsideError) as error:
@@ -710,14 +712,21 @@ def run(arguments: Sequence[str]) -> int:
         terminal.error(f"{error.format_message()} Try: {command} --help")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        code = 130  # as typer makes of the first
     if code == 130:
-        terminal.note("interrupted; finished steps stay finished, and the same command goes on from here")
+        if "ray" in sys.modules:  # all threads that used it have ended
+            from infra.cluster import leave
+
+            leave()
+        kept = ending.story() or "finished steps stay finished"
+        terminal.note(f"interrupted; {kept}, and the same command goes on from there")
+        code = ending.code()
     return int(code)
 
 
 def main() -> NoReturn:
     """The entry point of `genoise`."""
+    ending.install()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -14,6 +14,7 @@ from components.transfer.protocol import run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
+from pipelines.parallel import result_of
 from pipelines.prepare import data_of, open_split, prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
@@ -107,7 +108,7 @@ def _score(
     data = data_of(prepared, size, session)
     splits = [split for split in prepared.value["samples"] if split != unseen]
     task = on_one_device(_run, session)
-    value: Value = ray.get(task.remote(files, data, splits, benchmark.model_dump()))
+    value: Value = result_of(task.remote(files, data, splits, benchmark.model_dump()))
     run.tracker.log_dict(run.run_id, value, "score.json")
     run.log_metrics(_metrics(value))
     run.tracker.describe(run.run_id, f"{_story(value)}\n\nThe protocol is in `score.json`.")

@@ -6,7 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
-from infra.errors import OutsideError
+from infra import ending
+from infra.errors import Interrupted, OutsideError
 from pipelines.recorder import Progress
 from pipelines.sweeps.budget import Cost
 from pipelines.sweeps.config import Sweep, probe_steps, terms_of
@@ -132,9 +133,15 @@ class Search:
         if number not in self.ledger.records:
             self.desk.stop(number)
 
+    def interrupt(self) -> None:
+        """Start no more trials, and end those under way: the same command continues them."""
+        with self._mutex:
+            self.error = self.error or Interrupted()
+        self.stop_all()
+
     def stop_all(self) -> None:
         """Have all trials stop that have not ended: nobody decides any more whether they go on."""
-        for number in self._threads:
+        for number in list(self._threads):
             with suppress(OutsideError):
                 self.stop(number)
 
@@ -159,6 +166,8 @@ class Search:
                     if self.error:
                         return
                     record = self.trials.run(proposal, self.ledger.runs[number])
+                if record.state != "finished":
+                    ending.check()  # it was cut off by the end of the command, and goes on with the next
                 self._ended(record)
             elif proposal.searched:
                 for step, score in record.probes[:-1]:

@@ -1,0 +1,155 @@
+"""How a command ends that is told to, by Ctrl-C (SIGINT) or SIGTERM: see docs/decisions/0014.
+
+The first signal begins the end: from then on nothing new is begun (`check`), and whoever waits for long gives up. The
+second one, or the end of `PATIENCE_S`, ends the process at once, with all that it has started.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from infra.errors import Interrupted
+
+PATIENCE_S = 25.0  # Kubernetes and others kill after 30
+AT_ONCE = "interrupted at once; the same command goes on from the last checkpoint"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_begun = False  # no threading.Event: a handler of signals may not wait for a lock
+_code = 128 + signal.SIGINT
+_story = ""  # what was kept of the work that was cut off, for the last line
+_deferred = 0  # blocks under way of the main thread that no signal may cut in two
+
+
+def install() -> None:
+    """Have both signals handled so; to be called once, by the main thread of a command. What is ignored stays ignored,
+    as for a command that a shell runs in the background."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+
+
+def begin(number: int = signal.SIGINT) -> None:
+    """The end begins."""
+    global _begun, _code
+    _begun, _code = True, 128 + number
+
+
+def begun() -> bool:
+    """Whether the end has begun."""
+    return _begun
+
+
+def check() -> None:
+    """Raise Interrupted where the end has begun."""
+    if _begun:
+        raise Interrupted
+
+
+def code() -> int:
+    """The exit code of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM."""
+    return _code
+
+
+def tell(story: str) -> None:
+    """Have the last line of the command say what was kept."""
+    global _story
+    _story = story
+
+
+def story() -> str:
+    """What was kept of the work that was cut off; empty where nobody said so."""
+    return _story
+
+
+def reset() -> None:
+    """Forget that an end has begun: another command begins in this process."""
+    global _begun, _code, _story
+    _begun, _code, _story = False, 128 + signal.SIGINT, ""
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, the first signal raises nothing in the main thread: the block asks `begun` when it suits it."""
+    global _deferred
+    _deferred += 1
+    try:
+        yield
+    finally:
+        _deferred -= 1
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Afterwards the signals have the handlers that they had before: libraries put their own there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_at_once() -> None:
+    """End this process and all that it has started, without waiting for anything."""
+    with suppress(OSError):  # the terminal may be gone
+        os.write(2, f"genoise: {AT_ONCE}\n".encode())
+    end_processes(descendants())
+    os._exit(_code)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _begun:
+        end_at_once()
+    begin(number)
+    watch = threading.Timer(PATIENCE_S, end_at_once)
+    watch.daemon = True
+    watch.start()
+    if not _deferred:
+        raise Interrupted
+
+
+# Processes
+
+
+def descendants() -> dict[int, str]:
+    """{process: when it started} of all that this process has started, and what those have in turn."""
+    children: dict[int, dict[int, str]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        if found := _stat(int(folder.name)):
+            parent, started = found
+            children.setdefault(parent, {})[int(folder.name)] = started
+    below: dict[int, str] = {}
+    waiting = [os.getpid()]
+    while waiting:
+        found_here = children.get(waiting.pop(), {})
+        below |= found_here
+        waiting += found_here
+    return below
+
+
+def alive(processes: dict[int, str]) -> list[int]:
+    """Which of the processes are still there, and are the same."""
+    return [pid for pid, started in processes.items() if (found := _stat(pid)) and found[1] == started]
+
+
+def end_processes(processes: dict[int, str]) -> None:
+    """Kill -9, of those that are still there."""
+    for pid in alive(processes):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _stat(pid: int) -> tuple[int, str] | None:
+    """Parent and time of start of a process; None where there is none, or a dead one that nobody has looked for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else (int(fields[1]), fields[19])
