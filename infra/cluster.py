@@ -61,7 +61,7 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
             "logging_level": logging.ERROR,
         }
         try:
-            with _importable(), ending.handlers_kept():
+            with _importable():
                 if shared is None:
                     _start_private(options, min_cpus)
                 else:
@@ -139,7 +139,8 @@ def _own_session() -> Iterator[None]:
     before = services.ConsolePopen
 
     def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-        started: subprocess.Popen[bytes] = before(*arguments, **options, start_new_session=True)
+        with ending.unblocked():
+            started: subprocess.Popen[bytes] = before(*arguments, **options, start_new_session=True)
         return started
 
     services.ConsolePopen = start

@@ -16,7 +16,7 @@ from infra.errors import Interrupted
 
 PATIENCE_S = 25.0  # Kubernetes and others kill after 30
 AT_ONCE = "interrupted at once; the same command goes on from the last checkpoint"
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAKE = signal.SIGUSR1  # from the thread that got SIGTERM to the main one, whatever it waits for
 
 _begun = False  # no threading.Event: a handler of signals may not wait for a lock
 _code = 128 + signal.SIGINT
@@ -25,11 +25,16 @@ _deferred = 0  # blocks under way of the main thread that no signal may cut in t
 
 
 def install() -> None:
-    """Have both signals handled so; to be called once, by the main thread of a command. What is ignored stays ignored,
-    as for a command that a shell runs in the background."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _handle)
+    """Have both signals handled so; to be called by the main thread of a command, before it has others.
+
+    SIGTERM is blocked, and waited for by a thread: Ray's C++ part has a handler for it that aborts. Ctrl-C stays
+    ignored where it is, as in a command that a shell runs in the background.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _handle)
+    signal.signal(WAKE, _handle)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_wait_for_sigterm, name="sigterm", daemon=True).start()
 
 
 def begin(number: int = signal.SIGINT) -> None:
@@ -83,36 +88,50 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Afterwards the signals have the handlers that they had before: libraries put their own there."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+def unblocked() -> Iterator[None]:
+    """Inside, processes start that SIGTERM ends; they would inherit that it is blocked here."""
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_at_once() -> None:
     """End this process and all that it has started, without waiting for anything."""
     with suppress(OSError):  # the terminal may be gone
         os.write(2, f"genoise: {AT_ONCE}\n".encode())
+    import faulthandler
+
+    faulthandler.dump_traceback(all_threads=True)  # DEBUG
     end_processes(descendants())
     os._exit(_code)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
+    """The main thread's part."""
+    if number != WAKE:
+        _signalled(number)
+    if not _deferred:
+        raise Interrupted
+
+
+def _wait_for_sigterm() -> None:
+    while True:
+        _signalled(signal.sigwait({signal.SIGTERM}))
+        signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
+
+
+def _signalled(number: int) -> None:
     if _begun:
         end_at_once()
     begin(number)
     watch = threading.Timer(PATIENCE_S, end_at_once)
     watch.daemon = True
     watch.start()
-    if not _deferred:
-        raise Interrupted
+    import faulthandler
+
+    faulthandler.dump_traceback_later(4, repeat=True)  # DEBUG
 
 
 # Processes

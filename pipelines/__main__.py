@@ -5,7 +5,6 @@ complaints come at once. Bad input is one line on stderr and exit code 2; only t
 """
 
 import secrets
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -632,7 +631,6 @@ def local_s3(
     from infra.local import serve_s3
     from pipelines import terminal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         (folder / "data").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -664,7 +662,6 @@ def ui(
     from infra.tracking import open_tracker
     from pipelines import terminal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this process is ended, so is the server
     with serve_mlflow(home, port) as server:
         page = open_tracker(home, server.url).page(server.url)
         terminal.note(f"runs, pictures and encoders are shown until Ctrl-C at {page}")
