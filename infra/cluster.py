@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ NAMESPACE = "genoise"
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 5.0
+POLL_S = 0.2
 PROJECT = Path(__file__).resolve().parents[1]
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,6 +36,9 @@ PRIVATE = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away
     "RAY_TRAIN_METRICS_ENABLED": "0",  # there is no dashboard to collect them
 }
+
+
+_starting = threading.Event()  # while a private instance starts
 
 
 def shared_address(address: str | None = None) -> str | None:
@@ -79,7 +83,10 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
 def leave() -> None:
     """Leave Ray; a private instance ends, with all of its processes. No other thread may be using Ray any more."""
     started = ending.descendants()
-    ray.shutdown()
+    if not _starting.is_set():  # or this would wait until it has started
+        ray.shutdown()
+    else:
+        ending.end_processes(started)
     until = time.monotonic() + LEAVE_TIMEOUT_S
     while ending.alive(started) and time.monotonic() < until:  # workers end a moment after the servers
         time.sleep(0.05)
@@ -116,18 +123,23 @@ def _in_lasting_thread(start: Callable[[], Any]) -> None:
     """Call ``start`` in a thread that never ends: the kernel ends Ray's servers together with the thread that started
     them (PR_SET_PDEATHSIG), and whoever connects first may be a thread that is soon over."""
     outcome: Future[None] = Future()
+    _starting.set()
 
     def run() -> None:
         try:
             with _own_session():
                 start()
+            _starting.clear()
             outcome.set_result(None)
         except BaseException as error:
+            _starting.clear()
             outcome.set_exception(error)
             return
         threading.Event().wait()
 
     threading.Thread(target=run, name="ray", daemon=True).start()
+    while not wait([outcome], POLL_S).done:
+        ending.check()
     outcome.result()
 
 
@@ -139,6 +151,7 @@ def _own_session() -> Iterator[None]:
     before = services.ConsolePopen
 
     def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        ending.check()
         with ending.unblocked():
             started: subprocess.Popen[bytes] = before(*arguments, **options, start_new_session=True)
         return started

@@ -6,11 +6,13 @@ second one, or the end of `PATIENCE_S`, ends the process at once, with all that 
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from infra.errors import Interrupted
 
@@ -97,13 +99,20 @@ def unblocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def end_at_once() -> None:
-    """End this process and all that it has started, without waiting for anything."""
-    with suppress(OSError):  # the terminal may be gone
-        os.write(2, f"genoise: {AT_ONCE}\n".encode())
-    import faulthandler
+def leave_process() -> NoReturn:
+    """End this process and all that it has started. Nothing is asked any more: what is to be kept has been written, and
+    a thread that still starts Ray would be waited for."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # the terminal may be gone
+            stream.flush()
+    end_processes(descendants())
+    os._exit(_code)
 
-    faulthandler.dump_traceback(all_threads=True)  # DEBUG
+
+def end_at_once() -> NoReturn:
+    """End without waiting for anything; from any thread, and from a handler of signals."""
+    with suppress(OSError):
+        os.write(2, f"genoise: {AT_ONCE}\n".encode())
     end_processes(descendants())
     os._exit(_code)
 
@@ -129,9 +138,6 @@ def _signalled(number: int) -> None:
     watch = threading.Timer(PATIENCE_S, end_at_once)
     watch.daemon = True
     watch.start()
-    import faulthandler
-
-    faulthandler.dump_traceback_later(4, repeat=True)  # DEBUG
 
 
 # Processes

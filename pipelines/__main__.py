@@ -724,7 +724,10 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> NoReturn:
     """The entry point of `genoise`."""
     ending.install()
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if ending.begun() and code == ending.code():
+        ending.leave_process()
+    sys.exit(code)
 
 
 if __name__ == "__main__":
