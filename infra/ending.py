@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ def install() -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _handle)
     signal.signal(WAKE, _handle)
+    signal.signal(signal.SIGTERM, _handle)  # for the moments in which a thread has it `unblocked`
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_sigterm, name="sigterm", daemon=True).start()
 
@@ -165,10 +167,13 @@ def alive(processes: dict[int, str]) -> list[int]:
 
 
 def end_processes(processes: dict[int, str]) -> None:
-    """Kill -9, of those that are still there."""
+    """Kill -9 of those that are still there; returns when they are gone, or after a second."""
     for pid in alive(processes):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+    until = time.monotonic() + 1.0
+    while alive(processes) and time.monotonic() < until:
+        time.sleep(0.005)
 
 
 def _stat(pid: int) -> tuple[int, str] | None:
@@ -176,5 +181,7 @@ def _stat(pid: int) -> tuple[int, str] | None:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
+        return None
+    if len(fields) < 20:  # it ended while this was read
         return None
     return None if fields[0] in "ZX" else (int(fields[1]), fields[19])

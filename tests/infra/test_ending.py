@@ -58,7 +58,9 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def check_gone(children: dict[int, str]) -> None:
+def check_ended(process: subprocess.Popen[str], code: int, children: dict[int, str]) -> None:
+    process.communicate()
+    assert process.returncode == code
     for pid in children:
         path = Path(f"/proc/{pid}/stat")
         assert not path.exists() or path.read_text().rpartition(")")[2].split()[0] in "ZX"
@@ -69,8 +71,7 @@ def test_a_signal_is_an_interrupt_wherever_the_main_thread_waits(how: signal.Sig
     process, children = start("plain")
     process.send_signal(how)
     assert line(process) == "raised"
-    assert process.wait() == code
-    check_gone(children)
+    check_ended(process, code, children)
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -79,8 +80,7 @@ def test_a_block_that_is_deferred_is_not_cut_in_two(how: signal.Signals, code: i
     assert line(process) == "whole"
     process.send_signal(how)
     assert line(process) == "ended"
-    assert process.wait() == code
-    check_gone(children)
+    check_ended(process, code, children)
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
@@ -90,8 +90,7 @@ def test_the_second_signal_ends_at_once(second: signal.Signals) -> None:
     process.send_signal(signal.SIGTERM)
     assert line(process) == "begun"
     process.send_signal(second)
-    assert process.wait() == 143  # what it was told first
-    check_gone(children)
+    check_ended(process, 143, children)  # what it was told first
 
 
 def test_nobody_connects_once_the_end_has_begun(untold: None) -> None:

@@ -82,7 +82,7 @@ def test_all_ranks_end_before_the_same_step(size: int, pace: float, monkeypatch:
         thread.start()
     for thread in threads:
         thread.join()
-    done, said = ended[0]
+    done, _ = ended[0]
     assert ended == dict.fromkeys(range(size), (done, f"step {done}"))
     assert sorted(closed) == list(range(size))
     if pace == 0.0:
