@@ -711,10 +711,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = 130  # as typer makes of the first
     if code == 130:
-        if "ray" in sys.modules:  # all threads that used it have ended
-            from infra.cluster import leave
-
-            leave()
+        _leave_ray()
         kept = ending.story() or "finished steps stay finished"
         terminal.note(f"interrupted; {kept}, and the same command goes on from there")
         code = ending.code()
@@ -725,9 +722,19 @@ def main() -> NoReturn:
     """The entry point of `genoise`."""
     ending.install()
     code = run(sys.argv[1:])
-    if ending.begun() and code == ending.code():
-        ending.leave_process()
+    with ending.deferred():  # all is done: a signal that comes only now changes nothing
+        if ending.begun() and code == ending.code():
+            ending.leave_process()
+        _leave_ray()
     sys.exit(code)
+
+
+def _leave_ray() -> None:
+    """Leave Ray where it was used; all threads that used it have ended."""
+    if "ray" in sys.modules:
+        from infra.cluster import leave
+
+        leave()
 
 
 if __name__ == "__main__":

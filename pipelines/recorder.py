@@ -135,8 +135,9 @@ class Recorder:
     def __init__(self, tracker: Tracker) -> None:
         """Start the actor on this node, beside the driver and its store. Ray must be connected."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        remote: Any = ray.remote
         # Whether to end is asked, and told, beside what is being written: that may wait for the tracking server.
-        actor: Any = ray.remote(concurrency_groups={ASIDE: 1})(Writer)
+        actor = remote(concurrency_groups={ASIDE: 1})(Writer)
         # Restarted where it dies (memory, a fault in the store): what was not written yet is lost, the run is not.
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 2, "scheduling_strategy": here}
         self._actor = actor.options(**options).remote(tracker)
