@@ -182,11 +182,11 @@ def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun, last: int) -> It
             ending.check()
             _fit(recipe, job, run)
             step, folder = checkpoints.newest(Path(into)) or (0, None)
-        assert folder, "a training that ends has written a checkpoint"
-        if (folder / DIVERGED).exists():
+        if folder and (folder / DIVERGED).exists():
             raise Diverged((folder / DIVERGED).read_text())
-        if step < last and ending.begun():
+        if step < last and ending.begun():  # perhaps before there was anything to keep
             raise Interrupted(f"{run.label} is kept at step {step} of {last}" if step else "")
+        assert folder, "a training that ends has written a checkpoint"
         if step < last:
             raise Stopped(f"step {step} of {last}")
         yield folder

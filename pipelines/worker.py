@@ -238,6 +238,9 @@ def train_worker(job: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(training.cpus)
     torch.backends.cudnn.benchmark = True
+    recorder: Recorder = job["recorder"]
+    if broadcast_from_rank_zero(world.rank == 0 and recorder.told()):  # while the workers were started
+        return
     classes = job["classes"]
     task = make_task(recipe, classes, job["encoders"])
     streams = Streams.open(job, "train", task.needs)
@@ -263,7 +266,7 @@ def train_worker(job: dict[str, Any]) -> None:
     if engine.step == plan.steps:
         return
     loader = streams.load(plan, training.seed, world, device)
-    batches = until_told(loader.iterate(engine.step), hooks.recorder.told, world, device)
+    batches = until_told(loader.iterate(engine.step), recorder.told, world, device)
     if training.record_ids:
         batches = recorded(batches, Path(job["run_folder"]) / "ids" / f"rank-{world.rank}.jsonl", world)
     if engine.step == 0:
