@@ -153,7 +153,8 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
             ending.check()
         ending.check()
     except KeyboardInterrupt:
-        if not ending.begun():  # by the signal itself: nobody handles it
+        unhandled = not ending.begun()  # of somebody's own program, which may go on after it
+        if unhandled:
             ending.begin()
         watch.ending()
         pool.shutdown(wait=False, cancel_futures=True)
@@ -161,6 +162,8 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
         cores.wake()
         pool.shutdown()
         ending.tell("; ".join(_kept(futures.values())))
+        if unhandled:
+            ending.reset()
         raise
     finally:
         pool.shutdown()
