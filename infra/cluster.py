@@ -4,16 +4,18 @@ import functools
 import logging
 import os
 import socket
+import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from infra import machine
+from infra import ending, machine
 from infra.errors import OutsideError
 
 NAMESPACE = "genoise"
@@ -21,6 +23,8 @@ NAMESPACE = "genoise"
 # memory, is taken from what caches decoded images, and /dev/shm of a container is often smaller than that.
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 5.0
+POLL_S = 0.2
 PROJECT = Path(__file__).resolve().parents[1]
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -34,6 +38,9 @@ PRIVATE = {
 }
 
 
+_starting = threading.Event()  # while a private instance starts
+
+
 def shared_address(address: str | None = None) -> str | None:
     """The address of the cluster that others use too; None where Ray will run privately on this machine."""
     address = address or os.environ.get("RAY_ADDRESS")
@@ -45,8 +52,9 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
 
     ``address``, or RAY_ADDRESS (which `ray job submit` sets): that cluster. Otherwise a private instance starts on
     this machine, without a dashboard, with at least ``min_cpus`` logical CPUs. ``log_to_driver`` shows what workers
-    print.
+    print. Raises Interrupted once the end of the command has begun: Ray does not start again.
     """
+    ending.check()
     if not ray.is_initialized():
         for key, value in QUIET.items():
             os.environ.setdefault(key, value)
@@ -66,6 +74,7 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
             raise
         except Exception as error:  # Ray raises no less when a machine is too busy to start it in time
             raise OutsideError(_explain(error, shared, "--address" if address else "RAY_ADDRESS")) from error
+        ending.check()
     return resources()
 
 
@@ -78,6 +87,19 @@ def _explain(error: Exception, shared: str | None, told_by: str) -> str:
         f"Ray did not start on this machine: {said}; it may be too busy, or short of memory or of room in "
         f"{os.environ.get('RAY_TMPDIR', '/tmp/ray')}: see to it, and give the same command again"
     )
+
+
+def leave() -> None:
+    """Leave Ray; a private instance ends, with all of its processes. No other thread may be using Ray any more."""
+    started = ending.descendants()
+    if not _starting.is_set():  # or this would wait until it has started
+        ray.shutdown()
+    else:
+        ending.end_processes(started)
+    until = time.monotonic() + LEAVE_TIMEOUT_S
+    while ending.alive(started) and time.monotonic() < until:  # workers end a moment after the servers
+        time.sleep(0.05)
+    ending.end_processes(started)
 
 
 def cpus() -> int:
@@ -109,18 +131,44 @@ def _in_lasting_thread(start: Callable[[], Any]) -> None:
     """Call ``start`` in a thread that never ends: the kernel ends Ray's servers together with the thread that started
     them (PR_SET_PDEATHSIG), and whoever connects first may be a thread that is soon over."""
     outcome: Future[None] = Future()
+    _starting.set()
 
     def run() -> None:
         try:
-            start()
+            with _own_session():
+                start()
+            _starting.clear()
             outcome.set_result(None)
         except BaseException as error:
+            _starting.clear()
             outcome.set_exception(error)
             return
         threading.Event().wait()
 
     threading.Thread(target=run, name="ray", daemon=True).start()
+    while not wait([outcome], POLL_S).done:
+        ending.check()
     outcome.result()
+
+
+@contextmanager
+def _own_session() -> Iterator[None]:
+    """Inside, Ray's servers start in sessions of their own: a signal to the whole process group (Ctrl-C in a terminal,
+    `timeout`, a batch system) reaches the command alone, which lets its trainings write a checkpoint first."""
+    services: Any = ray._private.services
+    before = services.ConsolePopen
+
+    def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        ending.check()
+        with ending.unblocked():
+            started: subprocess.Popen[bytes] = before(*arguments, **options, start_new_session=True)
+        return started
+
+    services.ConsolePopen = start
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

@@ -12,6 +12,10 @@ class OutsideError(Exception):
     """A server, bucket, disk or cluster does not do its part. The message is one line: what, where, what to try."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The command was told to end, by Ctrl-C or SIGTERM. The message says what was kept, where there is something."""
+
+
 def disk_fault(error: BaseException) -> str | None:
     """One line about the file or folder that could not be used, or the disk; None for any other error.
 

@@ -5,7 +5,6 @@ complaints come at once. Bad input is one line on stderr and exit code 2; only t
 """
 
 import secrets
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from components.errors import Diverged, UserError
+from infra import ending
 from infra.errors import OutsideError, disk_fault
 from pipelines.session import Session
 
@@ -650,7 +650,6 @@ def local_s3(
     from infra.local import serve_s3
     from pipelines import terminal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         (folder / "data").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -685,7 +684,6 @@ def ui(
     from infra.tracking import open_tracker
     from pipelines import terminal
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # however this process is ended, so is the server
     with serve_mlflow(home, port) as server:
         page = open_tracker(home, server.url).page(server.url)
         terminal.note(f"runs, pictures and encoders are shown until Ctrl-C at {page}")
@@ -721,6 +719,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns the exit code. Unexpected exceptions pass."""
     from pipelines import terminal
 
+    ending.reset()
     try:
         code = app(list(arguments) or ["--help"], prog_name="genoise", standalone_mode=False) or 0
     except (UserError, OutsideError) as error:
@@ -736,7 +735,7 @@ def run(arguments: Sequence[str]) -> int:
         terminal.error(f"{error.format_message()} Try: {command} --help")
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        code = 130
+        code = 130  # as typer makes of the first
     except Exception as error:  # of any place that a command reads or writes; a mistake of the program passes
         fault = disk_fault(error)
         if fault is None:
@@ -744,13 +743,30 @@ def run(arguments: Sequence[str]) -> int:
         terminal.error(fault)
         return 2
     if code == 130:
-        terminal.note("interrupted; finished steps stay finished, and the same command goes on from here")
+        _leave_ray()
+        kept = ending.story() or "finished steps stay finished"
+        terminal.note(f"interrupted; {kept}, and the same command goes on from there")
+        code = ending.code()
     return int(code)
 
 
 def main() -> NoReturn:
     """The entry point of `genoise`."""
-    sys.exit(run(sys.argv[1:]))
+    ending.install()
+    code = run(sys.argv[1:])
+    with ending.deferred():  # all is done: a signal that comes only now changes nothing
+        if ending.begun() and code == ending.code():
+            ending.leave_process()
+        _leave_ray()
+    sys.exit(code)
+
+
+def _leave_ray() -> None:
+    """Leave Ray where it was used; all threads that used it have ended."""
+    if "ray" in sys.modules:
+        from infra.cluster import leave
+
+        leave()
 
 
 if __name__ == "__main__":

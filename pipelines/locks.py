@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from infra import ending
+
 POLL_S = 0.5
 
 
@@ -44,6 +46,7 @@ class Lock:
         said = False
         while not self.try_acquire():
             # Said at the second try: a look at whether a run is alive holds its lock for a moment.
+            ending.check()
             time.sleep(POLL_S)
             if self.try_acquire():
                 break
@@ -82,7 +85,8 @@ class Lock:
         if self._actor is not None:
             import ray
 
-            ray.kill(self._actor)
+            if ray.is_initialized():
+                ray.kill(self._actor)
             self._actor = None
         if self._file is not None:
             self._file.close()

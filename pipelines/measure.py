@@ -18,6 +18,7 @@ from components.tasks.base import check_pictures, get_task
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
+from pipelines.parallel import result_of
 from pipelines.pictures import strip
 from pipelines.prepare import data_of, prepare_step
 from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
@@ -135,7 +136,7 @@ def _measure(
     files = packed(folder, (TASK_FILE, RECIPE_FILE))
     data = data_of(prepared, recipe.data.size, session)
     task = on_one_device(_run, session)
-    value, pictures = ray.get(task.remote(files, data, extractor, classifier, config.model_dump()))
+    value, pictures = result_of(task.remote(files, data, extractor, classifier, config.model_dump()))
     step.tracker.log_dict(step.run_id, value, "pictures.json")
     metrics = {f"{config.split}/{title}/{k}": v for title, each in value["values"].items() for k, v in each.items()}
     step.log_metrics(metrics)

@@ -17,12 +17,14 @@ from components.data.labels import check_labels_seen
 from components.data.order import Plan, check_divisible
 from components.errors import Diverged, Stopped, UserError
 from components.tasks.base import get_task, resolve_weights
+from infra import ending
 from infra.cluster import connect
-from infra.errors import OutsideError, disk_fault
+from infra.errors import Interrupted, OutsideError, disk_fault
 from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
 from pipelines.encoders import fetch_named, identified
+from pipelines.parallel import result_of
 from pipelines.prepare import data_of, expected_samples, labels_of, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.remote import Files, unpacked
@@ -183,11 +185,14 @@ def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun, last: int) -> It
     with tempfile.TemporaryDirectory() as into:
         step, folder = checkpoints.newest(Path(into)) or (0, None)
         if step < last and not (folder and (folder / DIVERGED).exists()):
+            ending.check()
             _fit(recipe, job, run)
             step, folder = checkpoints.newest(Path(into)) or (0, None)
-        assert folder, "a training that ends has written a checkpoint"
-        if (folder / DIVERGED).exists():
+        if folder and (folder / DIVERGED).exists():
             raise Diverged((folder / DIVERGED).read_text())
+        if step < last and ending.begun():  # perhaps before there was anything to keep
+            raise Interrupted(f"{run.label} is kept at step {step} of {last}" if step else "")
+        assert folder, "a training that ends has written a checkpoint"
         if step < last:
             raise Stopped(f"step {step} of {last}")
         yield folder
@@ -224,7 +229,7 @@ def _is_loss(error: Exception) -> bool:
 
 def _untrained(job: dict[str, Any]) -> AbstractContextManager[Path]:
     """The same files where nothing is trained, by a baseline or for no epochs; made in a Ray task: it may need data."""
-    files: Files = ray.get(initialized.remote({**job, "recorder": None}))
+    files: Files = result_of(initialized.remote({**job, "recorder": None}))
     return unpacked(files)
 
 

@@ -22,6 +22,7 @@ FLUSH_S = 2.0
 KEPT_LINES = 100_000  # log lines of a run, kept while the tracking server is away; then the oldest go
 KEPT_PICTURES = 200
 ANSWER_S = 60.0
+ASIDE = "aside"
 
 Line = tuple[Mapping[str, float], int, float]
 
@@ -44,6 +45,7 @@ class Writer:
         self._lines: dict[str, deque[Line]] = {}
         self._jobs: deque[Callable[[], None]] = deque(maxlen=KEPT_PICTURES)
         self._progress: dict[str, Progress] = {}
+        self._told = False
         self._collecting, self._writing = threading.Lock(), threading.Lock()
         threading.Thread(target=self._run, args=(period,), daemon=True).start()
 
@@ -80,6 +82,14 @@ class Writer:
         """How far every run is."""
         with self._collecting:
             return {run: Progress(p.done, p.total, p.text, list(p.warnings)) for run, p in self._progress.items()}
+
+    def tell(self) -> None:
+        """Have all trainings end, each with a checkpoint."""
+        self._told = True
+
+    def told(self) -> bool:
+        """Whether trainings are to end."""
+        return self._told
 
     def flush(self) -> str | None:
         """Write all there is; returns what went wrong. What could not be written stays for the next time."""
@@ -125,7 +135,9 @@ class Recorder:
     def __init__(self, tracker: Tracker) -> None:
         """Start the actor on this node, beside the driver and its store. Ray must be connected."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(Writer)
+        remote: Any = ray.remote
+        # Whether to end is asked, and told, beside what is being written: that may wait for the tracking server.
+        actor = remote(concurrency_groups={ASIDE: 1})(Writer)
         # Restarted where it dies (memory, a fault in the store): what was not written yet is lost, the run is not.
         options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 2, "scheduling_strategy": here}
         self._actor = actor.options(**options).remote(tracker)
@@ -151,6 +163,17 @@ class Recorder:
         found: dict[str, Progress] = self._ask("latest")
         return found
 
+    def tell(self) -> None:
+        """Have all trainings end, each with a checkpoint."""
+        self._ask("tell", ASIDE)
+
+    def told(self) -> bool:
+        """Whether a training is to end; not where the actor is away."""
+        try:
+            return bool(self._ask("told", ASIDE))
+        except OutsideError:
+            return False
+
     def flush(self) -> None:
         """Wait until everything said so far is written; OutsideError where the tracking server does not take it."""
         trouble: str | None = self._ask("flush")
@@ -165,10 +188,13 @@ class Recorder:
             if ray.is_initialized():
                 ray.kill(self._actor)
 
-    def _ask(self, method: str) -> Any:
+    def _ask(self, method: str, group: str | None = None) -> Any:
         if not ray.is_initialized():  # or Ray would start anew, for an actor that is gone
             raise OutsideError("Ray was stopped: what workers said last is not written")
         try:
-            return ray.get(getattr(self._actor, method).remote(), timeout=ANSWER_S)
+            asked = (
+                getattr(self._actor, method).options(concurrency_group=group) if group else getattr(self._actor, method)
+            )
+            return ray.get(asked.remote(), timeout=ANSWER_S)
         except ray.exceptions.RayError as error:
             raise OutsideError(f"the recorder does not answer ({type(error).__name__}): see `ray logs`") from error

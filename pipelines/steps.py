@@ -5,20 +5,23 @@ it. So a dry run and a run look at the same thing, equal steps are one step, and
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from components.errors import Diverged, UserError
-from infra import machine
+from infra import ending, machine
+from infra.errors import Interrupted
 from infra.tracking import open_tracker
 from pipelines import terminal
 from pipelines.recorder import Progress
 from pipelines.session import Session
 from pipelines.workflow import StepResult, StepRun, Workflow, find_step, fingerprint_of
+
+POLL_S = 0.2
 
 Value = dict[str, Any]
 Body = Callable[[StepRun, tuple[StepResult, ...]], Value]
@@ -175,26 +178,35 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
     try:
         for place, step in enumerate(ordered):
             futures[step.fingerprint] = pool.submit(execute, place, step)
-        for future in futures.values():
-            future.exception()
+        while wait(futures.values(), timeout=POLL_S).not_done:
+            ending.check()
+        ending.check()
     except KeyboardInterrupt:
-        workflow.interrupt()
+        unhandled = not ending.begun()  # of somebody's own program, which may go on after it
+        if unhandled:
+            ending.begin()
+        watch.ending()
         pool.shutdown(wait=False, cancel_futures=True)
-        _stop_ray()  # whoever waits for a worker stops waiting, and marks its run
+        workflow.interrupt()
+        cores.wake()
+        pool.shutdown()
+        ending.tell("; ".join(_kept(futures.values())))
+        if unhandled:
+            ending.reset()
         raise
     finally:
         pool.shutdown()
     return futures
 
 
+def _kept(futures: Iterable[Future[StepResult]]) -> list[str]:
+    """What the steps that were interrupted say of what they keep."""
+    errors = [future.exception() for future in futures if not future.cancelled()]
+    return list(dict.fromkeys(str(error) for error in errors if isinstance(error, Interrupted) and str(error)))
+
+
 def _shown_by(watch: terminal.Watch) -> Callable[[str, str, Progress], None]:
     return lambda run_id, label, progress: watch.update(run_id, label, progress.done, progress.total, progress.text)
-
-
-def _stop_ray() -> None:
-    import ray
-
-    ray.shutdown()
 
 
 class Cores:
@@ -219,13 +231,19 @@ class Cores:
                 self._all = self._free = resources.get("GPU") or resources["CPU"]
             taken = min(float(count), self._all)
             self._waiting.append(place)
-            self._changed.wait_for(lambda: min(self._waiting) == place and self._free >= taken)
+            self._changed.wait_for(lambda: ending.begun() or (min(self._waiting) == place and self._free >= taken))
             self._waiting.remove(place)
-            self._free -= taken
             self._changed.notify_all()
+            ending.check()
+            self._free -= taken
         try:
             yield
         finally:
             with self._changed:
                 self._free += taken
                 self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Have those who wait see that the end has begun."""
+        with self._changed:
+            self._changed.notify_all()

@@ -170,6 +170,7 @@ def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, .
     try:
         trials = Trials(run, wanted.recipes, wanted.objectives, desk, prepared, _yardsticks(wanted, ends))
         search = Search(wanted, run, trials, Ledger(run.folder / "trials.jsonl"), desk, cost, places)
+        run.workflow.on_interrupt(search.stop_all)  # and no more are started
         ends_of_probes = probe_steps(wanted.recipes[0], trials.samples)
         if wanted.scheduler == "pbt" and len(ends_of_probes) < 2:
             raise UserError("--scheduler pbt changes weights after probes: --set training.probe_every lower")

@@ -183,6 +183,12 @@ class Watch:
         self.update(key, label, 1, 1, text)
         self._ended.add(key)
 
+    def ending(self) -> None:
+        """Show in the bars, where there are any, that the command is about to end."""
+        if self._progress:
+            for bar in self._bars.values():
+                self._progress.update(bar, text="ending; Ctrl-C again: at once")
+
     def say(self, line: str) -> None:
         """A line that stays, above the bars."""
         if self._progress:

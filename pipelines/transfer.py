@@ -16,6 +16,7 @@ from components.transfer.protocol import UNTESTED, run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
+from pipelines.parallel import result_of
 from pipelines.prepare import data_of, labels_of, open_split, prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
@@ -120,7 +121,7 @@ def _score(
     splits = [split for split in prepared.value["samples"] if split != unseen]
     check_labels_seen(prepared.value.get("unseen", {}), splits)
     task = on_one_device(_run, session)
-    value: Value = ray.get(task.remote(files, data, splits, benchmark.model_dump()))
+    value: Value = result_of(task.remote(files, data, splits, benchmark.model_dump()))
     for split, share in value["protocol"].get("unseen", {}).items():
         run.workflow.say(
             f"{share:.1%} of the {split} samples are of classes that training has none of: scored as wrong"

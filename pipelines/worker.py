@@ -6,7 +6,8 @@ everything (`state.pt`), the best encoder so far (`encoder/`) and the story of t
 
 import json
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ from pipelines.trained import save_task
 DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
 PICTURES = 8  # samples shown in a picture
 NAMED = 3  # samples named in a warning
+ASK_S = 1.0  # about so often a training asks whether it is to end
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
 
 
@@ -218,6 +220,32 @@ def recorded(batches: Iterator[Loaded], path: Path, world: World) -> Generator[L
             yield loaded
 
 
+def until_told(
+    batches: Generator[Loaded, None, None], told: Callable[[], bool], world: World, device: torch.device
+) -> Generator[Loaded, None, None]:
+    """Pass batches on; once rank 0 is ``told`` to end, raise Stopped before the same step on every rank.
+
+    The ranks meet for it at steps that they agreed upon, about `ASK_S` apart by the clock of rank 0.
+    """
+    asked, steps, since = 0, 0, time.perf_counter()  # the step of the last time, and how many there are to the next
+    try:
+        for loaded in batches:
+            if steps == 0 or loaded.step >= asked + steps:
+                word = torch.zeros(2, device=device)  # whether to end, and how many steps there are to the next time
+                if world.rank == 0:
+                    now = time.perf_counter()
+                    fitting = min(2 * steps, int(steps * ASK_S / (now - since)))
+                    word += torch.tensor([float(told()), float(max(1, fitting))], device=device)
+                    since = time.perf_counter()
+                end, following = world.sum(word).tolist()
+                if end:
+                    raise Stopped(f"step {loaded.step}")
+                asked, steps = loaded.step, int(following)
+            yield loaded
+    finally:
+        batches.close()
+
+
 def train_worker(job: dict[str, Any]) -> None:
     """What every worker of a pretraining job runs, from the first step or from the last checkpoint."""
     recipe = Recipe.model_validate(job["recipe"])
@@ -226,6 +254,9 @@ def train_worker(job: dict[str, Any]) -> None:
     if device.type == "cpu":
         torch.set_num_threads(training.cpus)
     torch.backends.cudnn.benchmark = True
+    recorder: Recorder = job["recorder"]
+    if broadcast_from_rank_zero(world.rank == 0 and recorder.told()):  # while the workers were started
+        return
     classes = job["classes"]
     task = make_task(recipe, classes, job["encoders"])
     streams = Streams.open(job, "train", task.needs)
@@ -254,7 +285,7 @@ def train_worker(job: dict[str, Any]) -> None:
     if engine.step == plan.steps:
         return
     loader = streams.load(plan, training.seed, world, device)
-    batches = loader.iterate(engine.step)
+    batches = until_told(loader.iterate(engine.step), recorder.told, world, device)
     if training.record_ids:
         batches = recorded(batches, Path(job["run_folder"]) / "ids" / f"rank-{world.rank}.jsonl", world)
     if engine.step == 0:

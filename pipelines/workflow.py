@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from components.errors import Stopped
+from infra import ending
 from infra.errors import OutsideError
 from infra.storage import Storage, absolute, is_remote, sha256_of
 from infra.tracking import FINGERPRINT, TAG_LIMIT, RunInfo, Tracker, open_tracker
@@ -44,6 +46,7 @@ VALUE_FILE, OUTPUTS_FILE = "step.json", "outputs.json"  # where they are longer 
 
 PACKAGES = ("torch", "ray", "mlflow", "numpy")
 WATCH_S = 1.0
+JOIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,10 @@ class Workflow:
         self._recorder: Recorder | None = None
         self._labels: dict[str, str] = {}
         self._closing = threading.Event()
+        self._follower: threading.Thread | None = None
         self._interrupted = False
+        self._stoppers: list[Callable[[], None]] = []
+        self._whole = ExitStack()  # open while signals wait: see `ending.deferred`
 
     # The parent run
 
@@ -144,8 +150,13 @@ class Workflow:
         tags = {KIND: "workflow", OWNER: self._owner, "mlflow.source.name": _command_line(), **_origin()}
         name = hashlib.sha256(os.urandom(16)).hexdigest()[:16]
         self._lock = Lock(self._locks, f"workflow-{name}", self._shared)
-        self._lock.try_acquire()
-        self.run_id = self.tracker.start_run(self.name, tags={**tags, LOCK: f"workflow-{name}"})
+        self._whole.enter_context(ending.deferred())
+        try:
+            self._lock.try_acquire()
+            self.run_id = self.tracker.start_run(self.name, tags={**tags, LOCK: f"workflow-{name}"})
+        except BaseException:
+            self._whole.close()
+            raise
         return self
 
     def __exit__(
@@ -164,10 +175,29 @@ class Workflow:
         finally:
             if self._lock:
                 self._lock.release()
+            self._whole.close()
+        if error is None:
+            ending.check()
 
     def interrupt(self) -> None:
-        """From now on, what fails does so because the user wants to stop: KILLED, to be continued, and not FAILED."""
-        self._interrupted = True
+        """From now on, what fails does so because the user wants to stop: KILLED, to be continued, and not FAILED.
+        Trainings end with a checkpoint; nothing new is begun."""
+        with self._mutex:
+            self._interrupted = True
+            recorder, stoppers = self._recorder, list(self._stoppers)
+        if recorder:
+            with suppress(OutsideError):
+                recorder.tell()
+        for stop in stoppers:
+            stop()
+
+    def on_interrupt(self, stop: Callable[[], None]) -> None:
+        """Have ``stop`` called when the user wants to stop; at once where that is so already."""
+        with self._mutex:
+            self._stoppers.append(stop)
+            late = self._interrupted
+        if late:
+            stop()
 
     @property
     def recorder(self) -> "Recorder":
@@ -178,7 +208,8 @@ class Workflow:
                 from pipelines.recorder import Recorder
 
                 self._recorder = Recorder(self.tracker)
-                threading.Thread(target=self._follow, args=(self._recorder,), daemon=True).start()
+                self._follower = threading.Thread(target=self._follow, args=(self._recorder,), daemon=True)
+                self._follower.start()
             return self._recorder
 
     # Steps
@@ -331,8 +362,12 @@ class Workflow:
         self._closing.set()
         with self._mutex:
             recorder, self._recorder = self._recorder, None
-        if recorder:
-            recorder.close()
+        try:
+            if recorder:
+                recorder.close()
+        finally:
+            if self._follower:  # it asks Ray, which nobody may do any more when this process leaves Ray
+                self._follower.join(JOIN_S)
 
     def _story(self) -> str:
         """The steps in Markdown, for the run's page in the user interface."""

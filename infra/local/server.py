@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from infra import ending
 from infra.errors import OutsideError
 
 START_TIMEOUT_S = 120.0
@@ -67,7 +68,7 @@ def start(
 ) -> Server:
     """Start ``command`` in a process group of its own and wait until ``ready()``; OutsideError if it ends or hangs."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with log.open("wb") as output, ending.unblocked():
         process = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
+from infra import ending
 from infra.errors import OutsideError
 from pipelines.recorder import Progress
 from pipelines.sweeps.budget import Cost
@@ -47,7 +48,7 @@ class Search:
     def next(self) -> Next:
         """The next trial to start; "wait" where that depends on trials under way, "none" where there is none."""
         with self._mutex:
-            if self.error:
+            if self.error or ending.begun():
                 return "none"
             if (known := next(self._known, None)) is not None:
                 return known
@@ -123,6 +124,8 @@ class Search:
         number = proposal.number
         if number not in self.ledger.proposals:
             self.ledger.propose(proposal, self._open(proposal))
+        elif number not in self.ledger.records:
+            self.step_run.tracker.resume_run(self.ledger.runs[number], self.step_run.run_id)
         thread = threading.Thread(target=self._run, args=(self.ledger.proposals[number],), name=f"trial-{number}")
         self._threads[number] = thread
         thread.start()
@@ -134,7 +137,7 @@ class Search:
 
     def stop_all(self) -> None:
         """Have all trials stop that have not ended: nobody decides any more whether they go on."""
-        for number in self._threads:
+        for number in list(self._threads):
             with suppress(OutsideError):
                 self.stop(number)
 
@@ -144,6 +147,7 @@ class Search:
             thread.join()
         if self.error:
             raise self.error
+        ending.check()
 
     def _open(self, proposal: Proposal) -> str:
         tags = {KIND: "trial", TRIAL: str(proposal.number), "genoise.sweep": self.sweep.name}
@@ -156,9 +160,12 @@ class Search:
             record = self.ledger.records.get(number)
             if record is None:
                 with self._places:
+                    ending.check()
                     if self.error:
                         return
                     record = self.trials.run(proposal, self.ledger.runs[number])
+                if record.state != "finished":
+                    ending.check()  # it was cut off by the end of the command, and goes on with the next
                 self._ended(record)
             elif proposal.searched:
                 for step, score in record.probes[:-1]:
@@ -166,10 +173,18 @@ class Search:
             step, score = record.probes[-1] if record.probes and proposal.searched else (0, 0.0)
         except BaseException as error:
             with self._mutex:
-                self.error = self.error or error
+                if self.error is None or not str(self.error):  # of those that were interrupted, one that kept something
+                    self.error = error
+            self._cut_off(number)
         finally:
             with suppress(Exception):  # Ray may be gone
                 self.desk.end(number, step, score)
+
+    def _cut_off(self, number: int) -> None:
+        """Mark the run of a trial that has no record, and that the same command continues."""
+        if number in self.ledger.runs and number not in self.ledger.records:
+            with suppress(OutsideError):
+                self.step_run.tracker.finish(self.ledger.runs[number], "KILLED")
 
     def _ended(self, record: Record) -> None:
         """Keep a record; say it; log the best so far of the sweep's own trials."""

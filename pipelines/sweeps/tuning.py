@@ -96,5 +96,7 @@ def tune_trials(search: Search, desk: Desk, scheduled: TrialScheduler, folder: P
         ).fit()
     finally:
         search.stop_all()
-        search.join()
-        shutil.rmtree(folder / "tune", ignore_errors=True)
+        try:
+            search.join()
+        finally:
+            shutil.rmtree(folder / "tune", ignore_errors=True)

@@ -84,7 +84,7 @@ class Running:
         titles: dict[int, str] = {}
         children: dict[int, list[int]] = {}
         for line in subprocess.run(
-            ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
         ).stdout.splitlines():
             pid, parent, title = line.split(None, 2)
             titles[int(pid)] = title

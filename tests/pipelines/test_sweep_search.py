@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from components.errors import UserError
+from infra import ending
+from infra.errors import Interrupted
 from pipelines.recipes import load_recipe
 from pipelines.sweeps.budget import Budget, Cost
 from pipelines.sweeps.config import Sweep, make_sweep
@@ -67,9 +69,14 @@ class Home:
     def __init__(self, folder: Path, wanted: Sweep, cost: Cost = COST) -> None:
         self.trials, self.desk, self.said = Trials(), Desk(), list[str]()
         self.metrics: list[dict[str, float]] = []
+        self.statuses: dict[str, str] = {}
         run: Any = SimpleNamespace(
             run_id="sweep",
-            tracker=SimpleNamespace(start_run=lambda name, *_: f"run of {name}"),
+            tracker=SimpleNamespace(
+                start_run=lambda name, *_: f"run of {name}",
+                resume_run=lambda run_id, _: self.statuses.update({run_id: "RUNNING"}),
+                finish=lambda run_id, status: self.statuses.update({run_id: status}),
+            ),
             workflow=SimpleNamespace(say=self.said.append),
             log_metrics=lambda values, step: self.metrics.append(values),
             progress=lambda progress: None,
@@ -194,3 +201,26 @@ def test_a_vector_gives_every_task_the_weights_of_its_own_terms() -> None:
 def test_collapsed_is_what_is_not_above_chance() -> None:
     assert collapse_floor(10) == pytest.approx(0.1 + 2 * (0.09 / 1000) ** 0.5)
     assert collapse_floor(2) > 0.5
+
+
+def test_a_trial_that_is_interrupted_has_no_record_and_goes_on(tmp_path: Path) -> None:
+    home = Home(tmp_path, sweep())
+    run = home.trials.run
+
+    def interrupted(proposal: Proposal, run_id: str) -> Record:
+        if proposal.name != "trial 0":
+            return run(proposal, run_id)
+        ending.begin()
+        raise Interrupted("pretrain is kept at step 4 of 12")
+
+    home.trials.run = interrupted  # type: ignore[method-assign]  # the fault
+    try:
+        with pytest.raises(Interrupted, match="kept at step 4"):
+            home.run()
+        assert home.search.next() == "none"
+    finally:
+        ending.reset()
+    assert sorted(home.search.ledger.records) == [0, 1] and home.statuses == {"run of trial 0": "KILLED"}
+    again = Home(tmp_path, sweep())
+    assert len(again.run()) == 5 and again.trials.ran == [2, 3, 4]
+    assert again.statuses == {"run of trial 0": "RUNNING"}  # until it has ended, which its trial says

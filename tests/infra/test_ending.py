@@ -1,0 +1,122 @@
+"""How a command ends that is told to: what a signal does to the main thread, its exit code, and what it had started."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra import ending
+from infra.cluster import connect
+from infra.errors import Interrupted
+
+ROOT = Path(__file__).resolve().parents[2]
+# Says what happens to it, line by line; a "block" is not cut in two, and does not hear of its end where it is deaf.
+COMMAND = """
+import subprocess, sys, threading
+from infra import ending
+
+ending.install()
+child = subprocess.Popen(["sleep", "1000"])
+print(child.pid, flush=True)
+try:
+    if sys.argv[1] == "plain":
+        threading.Event().wait()
+    with ending.deferred():
+        print("whole", flush=True)
+        while not ending.begun() or sys.argv[1] == "deaf":
+            threading.Event().wait(0.01)
+            if ending.begun() and sys.argv[1] == "deaf":
+                print("begun", flush=True)
+                threading.Event().wait()
+        print("ended", flush=True)
+except KeyboardInterrupt:
+    print("raised", flush=True)
+    ending.leave_process()
+ending.leave_process()
+"""
+
+
+@pytest.fixture
+def untold() -> object:
+    """Whatever a test begins, it does not end the other tests."""
+    yield
+    ending.reset()
+
+
+def start(how: str) -> tuple[subprocess.Popen[str], dict[int, str]]:
+    """The command, and the process that it has started."""
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, how], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return process, {int(line(process)): ""}
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return process.stdout.readline().strip()
+
+
+def check_ended(process: subprocess.Popen[str], code: int, children: dict[int, str]) -> None:
+    process.communicate()
+    assert process.returncode == code
+    for pid in children:
+        path = Path(f"/proc/{pid}/stat")
+        assert not path.exists() or path.read_text().rpartition(")")[2].split()[0] in "ZX"
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_an_interrupt_wherever_the_main_thread_waits(how: signal.Signals, code: int) -> None:
+    process, children = start("plain")
+    process.send_signal(how)
+    assert line(process) == "raised"
+    check_ended(process, code, children)
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_block_that_is_deferred_is_not_cut_in_two(how: signal.Signals, code: int) -> None:
+    process, children = start("deferred")
+    assert line(process) == "whole"
+    process.send_signal(how)
+    assert line(process) == "ended"
+    check_ended(process, code, children)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_at_once(second: signal.Signals) -> None:
+    process, children = start("deaf")
+    assert line(process) == "whole"
+    process.send_signal(signal.SIGTERM)
+    assert line(process) == "begun"
+    process.send_signal(second)
+    check_ended(process, 143, children)  # what it was told first
+
+
+def test_nobody_connects_once_the_end_has_begun(untold: None) -> None:
+    ending.begin()
+    for address in (None, "10.0.0.1:6379"):
+        with pytest.raises(Interrupted):
+            connect(address)
+
+
+def test_ray_is_asked_nothing_before_it_is_connected() -> None:
+    """It would join whatever cluster runs on this machine, or start one."""
+    code = """
+import json, pipelines.recorder, ray
+
+def refused(ask):
+    try:
+        ask()
+    except ray.exceptions.RaySystemError as error:
+        return str(error)
+
+asked = [lambda: ray.put(1), ray.remote(lambda: 1).remote, lambda: ray.get_actor("x")]
+print(json.dumps([[refused(ask) for ask in asked], ray.is_initialized()]))
+"""
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    said, connected = json.loads(done.stdout)
+    assert all("not been started" in text for text in said) and not connected
