@@ -1,7 +1,8 @@
 """An index for tars that others wrote: fields from the extensions of their members, splits from names.
 
-Nothing is unpacked and no image decoded. What has no known extension is passed over; ``.pyd`` and ``.pkl`` members,
-which other readers would load with pickle, are bytes like any others and never looked at.
+Nothing is unpacked, and images are decoded only where their headers do not tell how they are read. What has no known
+extension is passed over; ``.pyd`` and ``.pkl`` members, which other readers would load with pickle, are bytes like any
+others and never looked at.
 """
 
 import hashlib
@@ -14,9 +15,10 @@ from typing import Any
 from pydantic import Field
 
 from components.config import Config, DataConfig
+from components.data.images import changes_of
 from components.data.reader import Shard
 from components.data.shards import Index, ShardEntry
-from components.data.sources.files import SUFFIXES
+from components.data.sources.listing import SUFFIXES
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -39,6 +41,7 @@ class TarFacts(Config):
     extensions: dict[str, int] = Field(description="extension: samples that have it")
     split: str | None = Field(description="by the name of the tar, else by the first folder of every key")
     classes: int = Field(description="1 + the largest label")
+    converted: dict[str, int] = Field(default_factory=dict, description="what is done to images when they are read")
 
 
 def look_into(path: Path, name: str) -> TarFacts:
@@ -54,7 +57,14 @@ def look_into(path: Path, name: str) -> TarFacts:
         extensions={extension: shard.count(extension) for extension in shard.extensions},
         split=split_of(name) or _split_of_keys(shard.keys, name),
         classes=1 + max(labels),
+        converted=dict(_conversions(shard)),
     )
+
+
+def _conversions(shard: Shard) -> Counter[str]:
+    """What is done to the images of a tar when they are read, and to how many."""
+    images = (shard.member(sample, ";".join(FIELDS["image"])) for sample in range(len(shard)))
+    return Counter(change for image in images if image is not None for change in changes_of(image))
 
 
 def split_of(name: str) -> str | None:
@@ -118,4 +128,13 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
         splits["train"], splits["val"] = train[:-held], train[-held:]
     values: dict[str, Any] = config.model_dump(mode="json", exclude={"root", "url"})
     labels = max(fact.classes for fact in facts) if "label" in fields else 0
-    return Index(source=values, fields=fields, classes=tuple(map(str, range(labels))), splits=splits)
+    converted: Counter[str] = Counter()
+    for fact in facts:
+        converted.update(fact.converted)
+    return Index(
+        source=values,
+        fields=fields,
+        classes=tuple(map(str, range(labels))),
+        splits=splits,
+        converted=dict(sorted(converted.items())),
+    )

@@ -29,7 +29,7 @@ _PNG_BIT_DEPTH = 24  # offset of the byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_BITS = 258  # tag: bits per sample
 _DEPTHS = (8, 10, 12, 14)  # of cameras whose values lie unscaled in 16 bits
-_SHRUNK = f"shrunk while decoding, more than {MAX_PIXELS // 10**6} million pixels"
+SHRUNK = f"shrunk while decoding, more than {MAX_PIXELS // 10**6} million pixels"
 # An orientation in an Exif block (tag, type, count, value) that is not the usual "16-bit, 1 value, upright".
 _TURN = re.compile(
     rb"\x01\x12(?!\x00\x03\x00\x00\x00\x01\x00[\x00\x01])\x00[\x01-\x0d]"
@@ -205,7 +205,7 @@ def _changes_of_jpeg(data: bytes) -> tuple[str, ...]:
         changes.append("CMYK")
     elif colours == "Gray":
         changes.append("grey")
-    return (*changes, _SHRUNK) if _is_large(data) else tuple(changes)
+    return (*changes, SHRUNK) if _is_large(data) else tuple(changes)
 
 
 _JPEG_COLOURS = ("YCbCr", "RGB", "Gray")  # which simplejpeg makes RGB

@@ -4,10 +4,12 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from components.config import Config, DataConfig
 from components.data.images import BrokenImage
+from components.data.sources.listing import PassedOver, passed_over
 from components.errors import UserError, unknown
 
 DOMAINS = ("", "other_")  # of unpaired data, whose second domain has splits of its own
@@ -52,6 +54,7 @@ class Source:
     summary: ClassVar[str]
     fields: dict[str, str]
     classes: tuple[str, ...] = ()  # empty: unlabelled
+    listed: tuple[Path, ...] = ()  # folders whose pictures are the samples; what else lies in them is counted
     splits: dict[str, int]  # raw samples; a domain without "val" has it cut from its "train"
 
     def __init__(self, config: DataConfig, options: Config) -> None:
@@ -62,8 +65,13 @@ class Source:
         raise NotImplementedError
 
     def locate(self, split: str, index: int) -> str:
-        """The name under which a person finds the raw sample, for reports."""
+        """The name under which a person finds the raw sample, for reports; text that can be written anywhere."""
         return f"{split}/{index}"
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """What lies among the pictures and is not taken; looked for anew each time."""
+        return passed_over(self.listed)
 
     def read_many(self, split: str, indices: Sequence[int]) -> Iterator[Sample | Broken]:
         """The samples at ``indices``, in that order; overridden where a batch is faster than its samples."""

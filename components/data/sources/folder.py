@@ -4,6 +4,7 @@ from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import images_by_split, key_of, open_root, read_file
+from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -14,8 +15,8 @@ class Folder(Source):
 
     When every subfolder that holds images is named after a split, and one is the training split, they are the splits;
     otherwise all images are training images. The first folder below the split is the class, if every image of the
-    data set lies in one and there are at least two; otherwise the data is unlabelled. Hidden files and files that are
-    not named like images are passed over; nothing in a folder with an image's name is passed over silently.
+    data set lies in one and there are at least two; otherwise the data is unlabelled. Pictures are known by their
+    content; hidden files, and files that are none, are passed over, counted and named.
     """
 
     name = "folder"
@@ -27,6 +28,7 @@ class Folder(Source):
         self._classes_of = self._label()
         self.splits = {split: len(names) for split, names in self._paths.items()}
         self.fields = {"image": IMAGE_EXTENSIONS} | ({"label": "cls"} if self.classes else {})
+        self.listed = (self._root,)
 
     def read(self, split: str, index: int) -> Sample:
         """One image file, cleaned. Raises BrokenImage."""
@@ -39,7 +41,7 @@ class Folder(Source):
 
     def locate(self, split: str, index: int) -> str:
         """The path below the root."""
-        return str(self._paths[split][index][1].relative_to(self._root))
+        return printable(self._paths[split][index][1].relative_to(self._root))
 
     def _label(self) -> dict[str, int]:
         """{class: label}, and sets ``classes``; empty when the data is unlabelled."""
@@ -55,5 +57,5 @@ class Folder(Source):
                     f"class {extra[0]!r} of the {split} split has no training images in {self._root}: "
                     f"add some or remove the class"
                 )
-        self.classes = tuple(names)
+        self.classes = tuple(map(printable, names))
         return {name: label for label, name in enumerate(names)}

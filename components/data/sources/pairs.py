@@ -11,12 +11,14 @@ from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import (
     Pair,
     Pairs,
+    folders_of_sides,
     images_by_split,
     key_of,
     open_root,
     partners_by_split,
     read_file,
 )
+from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -63,6 +65,8 @@ class PairsSource(Source):
         else:
             self._pairs = partners_by_split(self._root, options.image, options.target, self.name)
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
+        sides = () if options.image in _HALVES else (options.image, options.target)
+        self.listed = folders_of_sides(self._root, sides, self.name)
         targets = ";".join(f"target.{extension}" for extension in IMAGE_EXTENSIONS.split(";"))
         self.fields = {"image": IMAGE_EXTENSIONS, "target": targets}
 
@@ -87,7 +91,7 @@ class PairsSource(Source):
 
     def locate(self, split: str, index: int) -> str:
         """The path of a file of halves below the root, else the split and the path below its folder."""
-        return self._pairs[split][index].name
+        return printable(self._pairs[split][index].name)
 
     def _halves(self, both: Cleaned, name: str) -> tuple[Cleaned, Cleaned]:
         """(image, target)."""

@@ -8,6 +8,7 @@ from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import key_of, list_images, open_root, read_file, subfolder
+from components.data.sources.listing import printable
 from components.errors import UserError
 
 
@@ -44,6 +45,7 @@ class Unpaired(Source):
                 )
         self.splits = {split: len(paths) for split, paths in self._paths.items()}
         self.fields = {"image": IMAGE_EXTENSIONS}
+        self.listed = tuple(self._folders.values())
 
     def read(self, split: str, index: int) -> Sample:
         """One picture of either domain, cleaned. Raises BrokenImage."""
@@ -53,4 +55,4 @@ class Unpaired(Source):
 
     def locate(self, split: str, index: int) -> str:
         """The folder of the domain and split, and the path in it."""
-        return f"{self._folders[split].name}/{self._paths[split][index]}"
+        return printable(f"{self._folders[split].name}/{self._paths[split][index]}")
