@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.data.cache import scratch, use_cache
+
 
 @dataclass(frozen=True)
 class Session:
@@ -14,9 +16,16 @@ class Session:
     dry_run: bool = False  # say what would run, and run nothing
     quiet: bool = False  # no progress
 
+    def __post_init__(self) -> None:
+        """Raw files that are unpacked or downloaded go into the home of the newest session."""
+        use_cache(self.home.absolute() / "cache", self.dry_run)
+
     def folder(self, name: str) -> Path:
-        """The absolute folder called ``name`` in the home folder: data, runs, locks, cache or mlartifacts."""
-        return self.home.absolute() / name
+        """The absolute folder called ``name`` in the home folder: data, runs, locks, cache or mlartifacts.
+
+        A dry run keeps nothing: its cache is a temporary folder.
+        """
+        return scratch() if self.dry_run and name == "cache" else self.home.absolute() / name
 
     def run_folder(self, fingerprint: str) -> Path:
         """Where the step with that fingerprint works: the same folder when it was cut off and is continued."""

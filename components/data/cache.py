@@ -31,14 +31,14 @@ def is_dry() -> bool:
 
 def cache_folder(kind: str) -> Path:
     """Where files of a kind are written: ``HOME/cache/KIND``, or a temporary folder in a dry run."""
-    folder = (scratch() if is_dry() else _kept()) / kind
+    folder = (scratch() if is_dry() else kept_cache()) / kind
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def find_cached(kind: str, name: str) -> Path:
     """Where ``name`` of that kind is, or would be; a dry run looks among what is kept first."""
-    kept = _kept() / kind / name
+    kept = kept_cache() / kind / name
     return kept if kept.exists() or not is_dry() else scratch() / kind / name
 
 
@@ -50,7 +50,8 @@ def scratch() -> Path:
     return folder
 
 
-def _kept() -> Path:
+def kept_cache() -> Path:
+    """What is kept between commands: the folder that was told, else that of ``$GENOISE_HOME``."""
     if _told:
         return _told[0][0]
     return Path(os.environ.get("GENOISE_HOME", ".genoise")).expanduser().absolute() / "cache"
