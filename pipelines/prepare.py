@@ -135,7 +135,7 @@ def _content(root: str | None) -> str:
         return ""
     top = Path(root)
     digest = hashlib.sha256()
-    for path in sorted(files_of(top)) if top.is_dir() else [top]:
+    for path in sorted(files_of(top)) if top.is_dir() else [top] * top.is_file():
         stat = path.stat()
         digest.update(os.fsencode(path.relative_to(top)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.data.cache import scratch, use_cache
+from components.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,11 @@ class Session:
     quiet: bool = False  # no progress
 
     def __post_init__(self) -> None:
-        """Raw files that are unpacked or downloaded go into the home of the newest session."""
+        """Raw files that are unpacked or downloaded go into the home of the newest session. Raises UserError."""
+        try:
+            str(self.home).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"--home {str(self.home)!r}: this name is not UTF-8: choose another --home") from None
         use_cache(self.home.absolute() / "cache", self.dry_run)
 
     def folder(self, name: str) -> Path:

@@ -208,6 +208,12 @@ def _why_not(entry: "os.DirEntry[str]") -> str | None:
     return None if _can_read(kind) else UNREADABLE
 
 
+def is_picture(path: Path) -> bool:
+    """Whether `walk` would take a file."""
+    with os.scandir(path.absolute().parent) as entries:
+        return any(entry.name == path.name and _why_not(entry) is None for entry in entries)
+
+
 def kind_of(head: bytes) -> str | None:
     """The format of a picture by its first 32 bytes; None for what is none."""
     for magic, kind in _MAGIC.items():
