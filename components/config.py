@@ -96,6 +96,16 @@ class DataConfig(Config):
     quality: int = Field(90, ge=1, le=100, description="of JPEG and WebP that `resize` and `encode` write")
     seed: int = Field(0, ge=0, description="seed of the split, and of the scenes when the source is procedural")
 
+    @field_validator("root", "url", "splits")
+    @classmethod
+    def _is_written_in_utf8(cls, place: str | None) -> str | None:
+        """Places are written into runs and records; the names of files below them may be anything."""
+        try:
+            (place or "").encode()
+        except UnicodeEncodeError:
+            raise ValueError("this name is not UTF-8: rename it, or use a link to it with another name") from None
+        return place
+
 
 class EncoderConfig(Config):
     """The network whose features are transferred."""

@@ -313,7 +313,7 @@ class Tracker:
     @_readable
     def log_text(self, run_id: str, text: str, file: str) -> None:
         """Store a text as the artifact ``file``."""
-        self.client.log_text(run_id, text, file)
+        self.client.log_text(run_id, _written(text), file)
 
     @_readable
     def log_dict(self, run_id: str, values: Mapping[str, Any], file: str) -> None:
@@ -537,7 +537,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return _written(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _key(name: str) -> str:
@@ -546,7 +546,12 @@ def _key(name: str) -> str:
 
 
 def _clip(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: value[:TAG_LIMIT] for key, value in tags.items()}
+    return {key: _written(value)[:TAG_LIMIT] for key, value in tags.items()}
+
+
+def _written(text: str) -> str:
+    r"""``text`` as every store can hold it: bytes of file names that are not UTF-8 become ``\udce9``."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _run_info(run: Any) -> RunInfo:

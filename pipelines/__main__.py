@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, the pipelines only once the in
 complaints come at once. Bad input is one line on stderr and exit code 2; only the truly unexpected shows a traceback.
 """
 
+import io
 import secrets
 import sys
 from collections.abc import Sequence
@@ -752,6 +753,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """The entry point of `genoise`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: names of files need not be UTF-8
     ending.install()
     code = run(sys.argv[1:])
     with ending.deferred():  # all is done: a signal that comes only now changes nothing

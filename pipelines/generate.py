@@ -12,7 +12,8 @@ from torch import Tensor
 
 from components.data.images import MAX_PIXELS, BrokenImage, UInt8, clean, decode_full
 from components.data.shards import replacing
-from components.data.sources.files import SUFFIXES, need_images, read_file
+from components.data.sources.files import need_images, read_file
+from components.data.sources.listing import is_picture, passed_over, printable
 from components.errors import UserError, unknown
 from components.pictures.extractors import resized
 from components.pictures.make import make_pictures
@@ -120,13 +121,14 @@ def _of_images(maker: Maker, wish: Wish, session: Session) -> Value:
             try:
                 _write(pixels_of(_of_image(maker, wish, read_image(path), number)), wish.to / name)
             except BrokenImage as error:
-                skipped.append(f"{path}: {error}")
+                skipped.append(f"{printable(path)}: {error}")
             watch.update("generate", "generate", number + 1, len(names), str(path.name))
     if len(skipped) == len(names):
         raise UserError(f"not one image could be read: {skipped[0]}")
     return _value(maker, wish, len(names) - len(skipped)) | {
         "skipped": skipped[:NAMED],
         "skipped_count": len(skipped),
+        "passed_over": passed_over([wish.images] if wish.images and wish.images.is_dir() else []).facts(),
     }
 
 
@@ -180,7 +182,7 @@ def _names(wish: Wish) -> list[tuple[Path, str]]:
     if not root.exists():
         raise UserError(f"nothing at {root}: give --images a folder of images, or one")
     if root.is_file():
-        if root.suffix.lower() not in SUFFIXES:
+        if not is_picture(root):
             raise UserError(f"{root} is no image: a folder of images, or one, would be right")
         return [(root, f"{root.stem}.png")]
     paths = need_images(root)

@@ -5,6 +5,7 @@ the older ones, which stay; ``index.json`` is the newest. See docs/decisions/000
 """
 
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import ray
 
 from components.config import DataConfig
+from components.data.cache import kept_cache, use_cache
 from components.data.dataset import ShardedDataset
 from components.data.labels import say_unseen, unseen_labels
 from components.data.planning import (
@@ -47,6 +49,7 @@ from components.data.shards import (
     verify_shard,
 )
 from components.data.sources.base import Source, open_source
+from components.data.sources.listing import PassedOver, files_of
 from components.data.splits import is_table
 from components.errors import UserError
 from infra.cluster import connect, cpus
@@ -62,6 +65,7 @@ from pipelines.steps import Planned, Step
 from pipelines.workflow import StepResult, StepRun
 
 VERSION = 2  # names the file of the index
+LISTING = 2  # takes pictures by their content, and those in linked folders
 Value = dict[str, Any]
 PREPARED = "shards"  # the source that is none: the shards at data.url are used as they are
 
@@ -93,8 +97,8 @@ def prepare_step(config: DataConfig) -> Step:
     """The step that lays a source into shards.
 
     Its value: ``url`` of the shards, ``index`` (sha256) and ``index_file``, ``samples`` by split, ``classes`` and
-    ``labels`` (see `labels_of`), what was ``converted`` and ``skipped``. Raises UserError for a source
-    that cannot be read.
+    ``labels`` (see `labels_of`), what was ``converted`` and ``skipped``, and what lies among the pictures and was
+    ``passed_over``. Raises UserError for a source that cannot be read.
     """
     if config.source == PREPARED:
         return _open_step(config)
@@ -111,6 +115,8 @@ def prepare_step(config: DataConfig) -> Step:
             "content": content,
             **kept_where,
             **({"revision": revision} if revision else {}),
+            # Pictures that were once not taken; where there are none, what was prepared then is still right.
+            **({"listing": LISTING} if _passed_over(config.model_dump_json(), content).more else {}),
         },
         body=lambda run, inputs: _write(source, config, content, run),
         params={"data": config.model_dump(mode="json")},
@@ -184,10 +190,9 @@ def _content(root: str | None) -> str:
         return ""
     top = Path(root)
     digest = hashlib.sha256()
-    for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-        if path.is_file():
-            stat = path.stat()
-            digest.update(f"{path.relative_to(top)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    for path in sorted(files_of(top)) if top.is_dir() else [top] * top.is_file():
+        stat = path.stat()
+        digest.update(os.fsencode(path.relative_to(top)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -205,8 +210,9 @@ def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Va
     parts = plan_parts(source, config, held.known)
     total = count_shards(parts, config)
     connect(session.address)
+    cache = str(kept_cache())
     work = (
-        (config.model_dump(), content, plan.model_dump(), url, name_of(plan) in there)
+        (config.model_dump(), content, plan.model_dump(), url, name_of(plan) in there, cache)
         for plan in cut_shards(parts, source, config, held.known)
     )
     results: list[ShardResult] = []
@@ -228,12 +234,15 @@ def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Va
         named = ", ".join(f"{folder} ({count})" for folder, count in list(source.left_out.items())[:10])
         more = f" and {len(source.left_out) - 10} folders more" * (len(source.left_out) > 10)
         run.workflow.say(f"{sum(source.left_out.values())} images are of no split and were left out: {named}{more}")
+    passed = _passed_over(config.model_dump_json(), content)
+    if passed.counts:
+        run.workflow.say(f"{sum(passed.counts.values())} files were passed over: {passed.in_words()}")
     if index.skipped:
         named = ", ".join(f"{skip.name} ({skip.reason})" for skip in index.skipped[:5])
         run.workflow.say(
             f"{len(index.skipped)} broken images were skipped: {named}; all are named in {url}/{INDEX_NAME}"
         )
-    value = _value(url, index, storage.join(index_name(index)))
+    value = _value(url, index, storage.join(index_name(index))) | {"passed_over": passed.facts()}
     for line in say_unseen(value.get("unseen", {})):
         run.workflow.say(line)
     return value
@@ -245,9 +254,19 @@ def _open(config: str, content: str) -> Source:
     return open_source(DataConfig.model_validate_json(config))
 
 
+@lru_cache(maxsize=4)
+def _passed_over(config: str, content: str) -> PassedOver:
+    """What lies among the pictures of the source and is not taken, looked for once per process."""
+    return _open(config, content).passed_over
+
+
 @ray.remote(num_cpus=1, max_retries=3)
-def _build(config: Value, content: str, plan_values: Value, url: str, recorded: bool) -> Value:
-    """Write one shard and its record, to a folder or by way of a temporary one to a bucket; or find it finished."""
+def _build(config: Value, content: str, plan_values: Value, url: str, recorded: bool, cache: str) -> Value:
+    """Write one shard and its record, to a folder or by way of a temporary one to a bucket; or find it finished.
+
+    ``cache`` is where unpacked archives are kept.
+    """
+    use_cache(Path(cache))
     data, plan, storage = DataConfig.model_validate(config), ShardPlan.model_validate(plan_values), Storage(url)
     source = _open(data.model_dump_json(), content)
     names = names_of(source, plan)
@@ -279,14 +298,19 @@ def _restore(
     if not entries:
         return
     plans = plans_of(storage, entries.values(), source)
-    work = ((config.model_dump(), content, plan.model_dump(), storage.url, entries[plan.name].sha256) for plan in plans)
+    cache = str(kept_cache())
+    work = (
+        (config.model_dump(), content, plan.model_dump(), storage.url, entries[plan.name].sha256, cache)
+        for plan in plans
+    )
     written = sorted(in_parallel(_rebuild, work, 2 * cpus()))
     say(f"{len(written)} shards of {storage.url} were lost and written again: {', '.join(written[:5])}")
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _rebuild(config: Value, content: str, plan_values: Value, url: str, sha256: str) -> str:
+def _rebuild(config: Value, content: str, plan_values: Value, url: str, sha256: str, cache: str) -> str:
     """Write a shard as it was. Raises OutsideError, and writes nothing, where it would be another."""
+    use_cache(Path(cache))
     data, plan = DataConfig.model_validate(config), ShardPlan.model_validate(plan_values)
     source = _open(data.model_dump_json(), content)
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.data.cache import scratch, use_cache
+from components.errors import UserError
 from infra.errors import OutsideError
 from infra.tracking import database_uri
 
@@ -19,9 +21,20 @@ class Session:
     dry_run: bool = False  # say what would run, and run nothing
     quiet: bool = False  # no progress
 
+    def __post_init__(self) -> None:
+        """Raw files that are unpacked or downloaded go into the home of the newest session. Raises UserError."""
+        try:
+            str(self.home).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"--home {str(self.home)!r}: this name is not UTF-8: choose another --home") from None
+        use_cache(self.home.absolute() / "cache", self.dry_run)
+
     def folder(self, name: str) -> Path:
-        """The absolute folder called ``name`` in the home folder: data, runs, locks, cache or mlartifacts."""
-        return self.home.absolute() / name
+        """The absolute folder called ``name`` in the home folder: data, runs, locks, cache or mlartifacts.
+
+        A dry run keeps nothing: its cache is a temporary folder.
+        """
+        return scratch() if self.dry_run and name == "cache" else self.home.absolute() / name
 
     def run_folder(self, fingerprint: str) -> Path:
         """Where the step with that fingerprint works: the same folder when it was cut off and is continued."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from components.data.cache import forget_cache
 from infra.local import Server, serve_s3
 from infra.local.s3 import find_rclone
 
@@ -31,6 +32,13 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("needs the real images in ../shared/data")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def no_cache_told() -> Iterator[None]:
+    """Each test begins without the cache of another one's session."""
+    yield
+    forget_cache()
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 Where no tar is of the validation split, samples are held back in every tar, of every class: tars may be sorted.
 
-Nothing is unpacked and no image decoded. What has no known extension is passed over; ``.pyd`` and ``.pkl`` members,
-which other readers would load with pickle, are bytes like any others and never looked at.
+Nothing is unpacked, and images are decoded only where their headers do not tell how they are read. What has no known
+extension is passed over; ``.pyd`` and ``.pkl`` members, which other readers would load with pickle, are bytes like any
+others and never looked at.
 """
 
 import hashlib
@@ -17,11 +18,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.config import Config, DataConfig
+from components.data.images import changes_of
 from components.data.parts import part_of
 from components.data.reader import Shard
 from components.data.scramble import Int64, make_key, mix_keys
 from components.data.shards import Index, ShardEntry
-from components.data.sources.files import SUFFIXES
+from components.data.sources.listing import SUFFIXES
 from components.data.splits import CLASSES, SPLIT_NAMES, UNNAMED_SPLITS, is_table, parse_splits, words_of
 from components.errors import UserError, first_of
 
@@ -49,6 +51,7 @@ class TarFacts(Config):
     )
     folders: tuple[str, ...] = Field(description="first folders of its keys, where there is one, or some are splits")
     labels: tuple[int, ...] = Field(description="of every sample, -1 where it has none; empty where no sample has one")
+    converted: dict[str, int] = Field(default_factory=dict, description="what is done to images when they are read")
 
 
 def look_into(path: Path, name: str) -> TarFacts:
@@ -67,7 +70,14 @@ def look_into(path: Path, name: str) -> TarFacts:
         words=_split_words(name) or (_split_words(folders[0]) if len(folders) == 1 else ()),
         folders=tuple(folders) if told else (),
         labels=tuple(labels) if max(labels) >= 0 else (),
+        converted=dict(_conversions(shard)),
     )
+
+
+def _conversions(shard: Shard) -> Counter[str]:
+    """What is done to the images of a tar when they are read, and to how many."""
+    images = (shard.member(sample, ";".join(FIELDS["image"])) for sample in range(len(shard)))
+    return Counter(change for image in images if image is not None for change in changes_of(image))
 
 
 def split_of(name: str) -> str | None:
@@ -111,6 +121,9 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
         parts["train"] = _where(parts["train"], chosen)
     entries = {fact.entry.name: fact.entry for fact in facts}
     classes = 1 + max(int(values.max()) for values in labels.values())
+    converted: Counter[str] = Counter()
+    for fact in facts:
+        converted.update(fact.converted)
     return Index(
         source=config.model_dump(mode="json", exclude={"root", "url"}),
         fields=fields,
@@ -119,6 +132,7 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
             split: tuple(_part(entries[name], samples) for name, samples in parts[split].items() if len(samples))
             for split in parts
         },
+        converted=dict(sorted(converted.items())),
         labels={split: _count_labels(parts[split], labels) for split in parts} if classes else None,
     )
 

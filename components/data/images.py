@@ -4,26 +4,41 @@ Legend of shape suffixes: H height, W width.
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 UInt8 = NDArray[np.uint8]
 Buffer = bytes | memoryview
 
 MAX_PIXELS = 64_000_000  # a 50,000 x 50,000 PNG is a few MB on disk and 7.5 GB in memory
+MAX_JPEG_PIXELS = 4 * MAX_PIXELS  # a JPEG is halved while it is decoded, so that no more than MAX_PIXELS are ever held
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
 IMAGE_EXTENSIONS = ";".join(EXTENSIONS.values())
 _QUALITY = 95
 _EXIF_ORIENTATION = 0x0112
 _PNG_BIT_DEPTH = 24  # offset of the byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TIFF_BITS = 258  # tag: bits per sample
+_DEPTHS = (8, 10, 12, 14)  # of cameras whose values lie unscaled in 16 bits
+SHRUNK = f"shrunk while decoding, more than {MAX_PIXELS // 10**6} million pixels"
+# An orientation in an Exif block (tag, type, count, value) that is not the usual "16-bit, 1 value, upright".
+_TURN = re.compile(
+    rb"\x01\x12(?!\x00\x03\x00\x00\x00\x01\x00[\x00\x01])\x00[\x01-\x0d]"
+    rb"|\x12\x01(?!\x03\x00\x01\x00\x00\x00[\x00\x01]\x00)[\x01-\x0d]\x00",
+    re.DOTALL,
+)
+_TAG = re.compile(rb"\x01\x12\0|\x12\x01.\0", re.DOTALL)
+_XMP_TURN = re.compile(rb'tiff:Orientation(="|>)([0-9])')
+_PNG_TURNS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # chunks that may say how a PNG is turned
 
 
 class BrokenImage(Exception):
@@ -42,62 +57,129 @@ class Cleaned:
 def clean(data: bytes) -> Cleaned:
     """Bring any image file to 8-bit RGB, upright. Files that are so already keep their bytes.
 
-    Converted: EXIF rotation (applied), CMYK, palette, 16-bit (scaled to 8), alpha (over white), grey, 1-bit, animations
-    (first frame), and formats other than JPEG, PNG and WebP. Raises BrokenImage for everything that does not decode to
-    the end, holds 32-bit samples of unknown range, or has more than 64 million pixels.
+    Converted: EXIF rotation (applied), CMYK, palette, 16-bit (scaled to 8, see `_grey_of_16`), alpha (over white),
+    grey, 1-bit, animations (first frame), formats other than JPEG, PNG and WebP, and JPEGs of 64 to 256 million pixels
+    (halved). `decode` reads the same pixels from the file as it is. Raises BrokenImage for everything that does not
+    decode to the end, holds 32-bit samples of unknown range, or has more than 64 million pixels.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow warns of damage and of bombs; both are reasons to refuse
-            with Image.open(io.BytesIO(data)) as image:
-                _check_size(*image.size)
-                image.load()
-                return _cleaned(data, image)
+            if _is_jpeg(data) and _is_large(data):
+                return Cleaned(encode_jpeg(_decode_jpeg(data)), "jpg", _changes_of_jpeg(data))
+            picture = _read(data)
     except BrokenImage:
         raise
     except Exception as error:  # Pillow's decoders raise nearly every kind of exception on damaged files
         raise BrokenImage(_reason(data, error)) from None
-
-
-def _cleaned(data: bytes, image: Image.Image) -> Cleaned:
-    kind = "JPEG" if image.format == "MPO" else str(image.format)  # phones append previews to a JPEG and call it MPO
-    changes = _changes(data, image, kind)
-    if kind == "JPEG" and image.mode == "RGB":
+    if picture.kind == "JPEG" and picture.mode == "RGB":
         decode_full(data)  # the decoder that training uses must agree that the file is whole
-    if not changes:
-        return Cleaned(data, EXTENSIONS[kind], ())
-    rgb_HW3 = np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
-    if kind == "JPEG":
-        return Cleaned(encode_jpeg(rgb_HW3), "jpg", tuple(changes))
-    return Cleaned(encode_png(rgb_HW3), "png", tuple(changes))
+    if not picture.changes:
+        return Cleaned(data, EXTENSIONS[picture.kind], ())
+    if picture.kind == "JPEG":
+        return Cleaned(encode_jpeg(picture.rgb_HW3), "jpg", picture.changes)
+    return Cleaned(encode_png(picture.rgb_HW3), "png", picture.changes)
 
 
-def _changes(data: bytes, image: Image.Image, kind: str) -> list[str]:
-    """What has to be done to ``image``, in words."""
-    changes = []
-    if image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1):
-        changes.append("EXIF rotation")
-    if kind != "JPEG" and getattr(image, "is_animated", False):
-        changes.append("first frame of an animation")
-    if image.mode.startswith("I;16") or (kind == "PNG" and data[_PNG_BIT_DEPTH] == 16):
-        changes.append("16 bit")
-    elif image.mode != "RGB":
-        changes.append(_MODES.get(image.mode, image.mode))
-    elif "transparency" in image.info:
-        changes.append("alpha")
-    if kind not in EXTENSIONS:
-        changes.append(f"format {kind}")
-    return changes
+def changes_of(data: Buffer) -> tuple[str, ...]:
+    """What is done to an image file when it is read, in the words of `clean`; () for one that cannot be read.
+
+    JPEGs, and grey and RGB PNGs of 8 bits, are known by their headers; others are decoded.
+    """
+    data = bytes(data)
+    try:
+        if _is_jpeg(data):
+            return _changes_of_jpeg(data)
+        plain = data[12:16] == b"IHDR" and data[24] == 8 and not any(m in data for m in (b"tRNS", b"acTL", *_PNG_TURNS))
+        if plain and data[25] in (0, 2):
+            return () if data[25] == 2 else ("grey",)
+        return _read(data).changes
+    except Exception:  # whoever reads the file says why it is broken
+        return ()
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An image file as it is read: upright 8-bit RGB, what was done to it, and what it was."""
+
+    rgb_HW3: UInt8
+    changes: tuple[str, ...]
+    kind: str
+    mode: str
+
+
+def _read(data: bytes) -> _Picture:
+    """The one reader of whatever is no plain JPEG or PNG. Raises anything."""
+    with Image.open(io.BytesIO(data)) as image:
+        _check_size(*image.size)
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # phones append previews and call it MPO
+        # Pillow turns a TIFF while it loads it, and forgets that it did.
+        tags = getattr(image, "tag_v2", {})
+        turned = tags.get(_EXIF_ORIENTATION, 1) if kind == "TIFF" else None
+        wide = bool(tags and 16 in tags.get(_TIFF_BITS, ()))
+        stated = _stated_bits(data, kind, tags)
+        image.load()
+        if turned is None:
+            turned = _orientation(data) if kind == "JPEG" else _orientation_of(image, data)
+        changes = ["EXIF rotation"] if turned not in (0, 1) else []
+        if kind != "JPEG" and getattr(image, "is_animated", False):
+            changes.append("first frame of an animation")
+        if kind == "PPM" and image.mode == "I":  # Pillow has scaled it by the largest value that the file states
+            grey_HW, what = _grey_of_16(np.asarray(image), 16)
+        elif image.mode.startswith("I;16"):
+            grey_HW, what = _grey_of_16(np.asarray(image), stated)
+        else:
+            grey_HW, what = None, _MODES.get(image.mode, image.mode)
+        rgb_HW3 = np.asarray(_to_rgb(image) if grey_HW is None else Image.fromarray(grey_HW).convert("RGB"))
+        if grey_HW is not None:
+            changes.append(what)
+        elif wide or (kind == "PNG" and data[_PNG_BIT_DEPTH] == 16):
+            changes.append(_words_of_wide(rgb_HW3))
+        elif image.mode != "RGB":
+            changes.append(what)
+        elif "transparency" in image.info:
+            changes.append("alpha")
+        if kind not in EXTENSIONS:
+            changes.append(f"format {kind}")
+        return _Picture(rgb_HW3 if kind == "TIFF" else _turned(rgb_HW3, turned), tuple(changes), kind, image.mode)
 
 
 _MODES = {"L": "grey", "LA": "grey with alpha", "RGBA": "alpha", "P": "palette", "PA": "palette", "1": "1 bit"}
 
 
+def _stated_bits(data: bytes, kind: str, tags: Any) -> int | None:
+    """The bits of a grey sample by what the file says besides 16; None where it says nothing."""
+    if kind == "TIFF":
+        bits = tags.get(_TIFF_BITS, (16,))[0]
+        return bits if 8 < bits < 16 else None
+    at = data.find(b"sBIT", 0, data.find(b"IDAT")) if kind == "PNG" else -1
+    return data[at + 4] if at >= 0 else None
+
+
+def _grey_of_16(wide_HW: NDArray[Any], stated: int | None) -> tuple[UInt8, str]:
+    """Grey values of up to 16 bits -> (uint8, what was done, in words).
+
+    Microscopes and cameras put 12 bits into 16, where they would be near black: what nowhere goes beyond 8, 10, 12 or
+    14 bits is stretched by that range, of ``stated`` bits where the file states them, and anything else by 65535.
+    """
+    largest = int(wide_HW.max())
+    if stated is not None:
+        bits = stated if largest < 1 << stated else 16
+    else:
+        bits = next((bits for bits in _DEPTHS if 0 < largest < 1 << bits), 16)
+    limit = (1 << bits) - 1
+    grey_HW = ((wide_HW.astype(np.uint32) * 255 + limit // 2) // limit).astype(np.uint8)
+    return grey_HW, "16 bit" if bits == 16 else f"{bits}-bit grey stretched by {limit}"
+
+
+def _words_of_wide(rgb_HW3: UInt8) -> str:
+    """What was done to 16-bit colour: its upper 8 bits were read, too few to stretch what lies in the lower ones."""
+    used = 8 + int(rgb_HW3.max()).bit_length()
+    return "16 bit" if used == 8 or used > max(_DEPTHS) else f"16-bit colour of {max(_DEPTHS)} bits or less, left dark"
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> 8-bit RGB; transparent parts become white, as a page would show them."""
-    if image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    """Any 8-bit mode -> RGB; transparent parts become white, as a page would show them."""
     if image.mode in ("I", "F"):
         raise BrokenImage("32-bit samples, whose range is unknown")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -105,6 +187,81 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
+
+
+def _is_jpeg(data: Buffer) -> bool:
+    return bytes(data[:2]) == b"\xff\xd8"
+
+
+def _is_large(data: Buffer) -> bool:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    return bool(width * height > MAX_PIXELS)
+
+
+def _changes_of_jpeg(data: bytes) -> tuple[str, ...]:
+    _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+    changes = ["EXIF rotation"] if _orientation(data) not in (0, 1) else []
+    if colours not in _JPEG_COLOURS:
+        changes.append("CMYK")
+    elif colours == "Gray":
+        changes.append("grey")
+    return (*changes, SHRUNK) if _is_large(data) else tuple(changes)
+
+
+_JPEG_COLOURS = ("YCbCr", "RGB", "Gray")  # which simplejpeg makes RGB
+
+
+def _orientation(data: Buffer) -> int:
+    """How a JPEG has to be turned, as Exif counts: 1 is upright.
+
+    Only the segments before the first table are looked into, where Exif and XMP have to be: for a plain JPEG that is a
+    microsecond, and it is read for every sample of a training.
+    """
+    at, by_xmp = 2, 1
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        kind = data[at + 1]
+        if not (0xE0 <= kind <= 0xEF or kind == 0xFE):
+            break
+        end = at + 2 + (data[at + 2] << 8) + data[at + 3]
+        if kind == 0xE1:
+            said = bytes(data[at + 4 : end])
+            if said.startswith(b"Exif\0\0"):
+                if by_exif := _orientation_in(said):
+                    return by_exif
+            elif found := _XMP_TURN.search(said):
+                by_xmp = int(found[2])
+        at = end
+    return by_xmp
+
+
+def _orientation_in(exif: bytes) -> int | None:
+    """What an Exif block says; None for one that says nothing, or cannot be read."""
+    if not _TURN.search(exif):
+        return 1 if _TAG.search(exif) else None
+    block = Image.Exif()
+    try:
+        block.load(exif)
+        return int(block.get(_EXIF_ORIENTATION, 0)) or None
+    except Exception:  # a damaged block is no reason to refuse the picture
+        return None
+
+
+def _orientation_of(image: Image.Image, data: bytes) -> int:
+    """As `_orientation`, of a file that is no JPEG; of a PNG only where a chunk may say it, as asking decodes it."""
+    if image.format == "PNG" and not any(marker in data for marker in _PNG_TURNS):
+        return 1
+    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+
+
+def _turned(rgb_HW3: UInt8, orientation: int) -> UInt8:
+    """Pixels as the Exif ``orientation`` wants them shown: where row 0 and column 0 belong."""
+    if 5 <= orientation <= 8:
+        rgb_HW3 = rgb_HW3.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        rgb_HW3 = rgb_HW3[::-1]
+    if orientation in (2, 3, 6, 7):
+        rgb_HW3 = rgb_HW3[:, ::-1]
+    return np.ascontiguousarray(rgb_HW3)
 
 
 def _reason(data: bytes, error: Exception) -> str:
@@ -117,9 +274,10 @@ def _reason(data: bytes, error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BrokenImage(f"{width} x {height} is more than {MAX_PIXELS // 10**6} million pixels")
+def _check_size(width: int, height: int, limit: int | None = None) -> None:
+    limit = limit or MAX_PIXELS
+    if width * height > limit:
+        raise BrokenImage(f"{width} x {height} is more than {limit // 10**6} million pixels")
 
 
 def decode(data: Buffer, size: int, out: UInt8 | None = None) -> UInt8:
@@ -161,38 +319,50 @@ def decode_map(data: Buffer, size: int | None = None) -> UInt8:
 
 
 def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8:
-    """An image file -> uint8 (H, W, 3) RGB at its own size; a JPEG may come smaller, but no side below ``least``.
+    """An image file of any kind -> uint8 (H, W, 3) RGB, upright: the pixels that `clean` would store.
 
-    A JPEG of the shape of ``out`` is decoded right into it (the result is ``out``). Raises BrokenImage.
+    It has its own size; but a JPEG may come smaller, no side below ``least``, and one of more than 64 million pixels
+    comes at half its size. A plain JPEG of the shape of ``out`` is decoded right into it (the result is ``out``).
+    Raises BrokenImage.
     """
     try:
-        if bytes(data[:2]) == b"\xff\xd8":
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            _check_size(width, height)
-            least = least if least and min(height, width) >= 2 * least else 0
-            room = out if out is not None and out.shape == (height, width, 3) else None
-            rgb_HW3: UInt8 = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, buffer=room)
-            return rgb_HW3 if room is None else room
+        if _is_jpeg(data):
+            return _decode_jpeg(data, least, out)
         plain = _decode_plain_png(data)
-        if plain is not None:
-            return plain
-        with Image.open(io.BytesIO(data)) as image:
-            _check_size(*image.size)
-            return np.asarray(image.convert("RGB"))
+        return _read(bytes(data)).rgb_HW3 if plain is None else plain
     except BrokenImage:
         raise
     except Exception as error:
         raise BrokenImage(_reason(bytes(data), error)) from None
 
 
+def _decode_jpeg(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size(width, height, MAX_JPEG_PIXELS)
+    orientation = _orientation(data)
+    if colours not in _JPEG_COLOURS:
+        return _read(bytes(data)).rgb_HW3
+    least = least if least and min(height, width) >= 2 * least else 0
+    if width * height > MAX_PIXELS and not least:
+        halves = {"min_height": (height + 1) // 2, "min_width": (width + 1) // 2}
+        rgb_HW3: UInt8 = simplejpeg.decode_jpeg(data, "RGB", **halves)
+        return _turned(rgb_HW3, orientation)
+    room = out if out is not None and out.shape == (height, width, 3) and orientation in (0, 1) else None
+    rgb_HW3 = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, buffer=room)
+    if orientation not in (0, 1):
+        return _turned(rgb_HW3, orientation)
+    return rgb_HW3 if room is None else room
+
+
 def image_size(data: Buffer) -> tuple[int, int]:
-    """(width, height) of an image file, from its header alone. Raises BrokenImage."""
+    """(width, height) of an image file as it is shown, upright, from its header alone. Raises BrokenImage."""
     try:
-        if bytes(data[:2]) == b"\xff\xd8":
+        if _is_jpeg(data):
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return width, height
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
+            return (height, width) if 5 <= _orientation(data) <= 8 else (width, height)
+        with Image.open(io.BytesIO(data)) as image:  # which has turned the size of a TIFF
+            turned = image.format != "TIFF" and 5 <= _orientation_of(image, bytes(data)) <= 8
+            return image.size[::-1] if turned else image.size
     except Exception as error:
         raise BrokenImage(_reason(bytes(data), error)) from None
 

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from components.config import Config, DataConfig
 from components.data.images import BrokenImage
+from components.data.sources.listing import PassedOver, passed_over
 from components.errors import UserError, unknown
 
 DOMAINS = ("", "other_")  # of unpaired data, whose second domain has splits of its own
@@ -56,6 +58,7 @@ class Source:
     told_splits: ClassVar[bool] = False  # whether it obeys ``data.splits``
     fields: dict[str, str]
     classes: tuple[str, ...] = ()  # empty: unlabelled
+    listed: tuple[Path, ...] = ()  # folders whose pictures are the samples; what else lies in them is counted
     splits: dict[str, int]  # raw samples; a domain without "val" has it cut from its "train"
     left_out: Mapping[str, int] = {}  # folder -> images in it that belong to no split
     revision: str = ""  # where raw data is read otherwise than once: part of the fingerprint, so that it is read again
@@ -72,8 +75,13 @@ class Source:
         return None
 
     def locate(self, split: str, index: int) -> str:
-        """The name under which a person finds the raw sample, for reports."""
+        """The name under which a person finds the raw sample, for reports; text that can be written anywhere."""
         return f"{split}/{index}"
+
+    @property
+    def passed_over(self) -> PassedOver:
+        """What lies among the pictures and is not taken; looked for anew each time."""
+        return passed_over(self.listed)
 
     def read_many(self, split: str, indices: Sequence[int]) -> Iterator[Sample | Broken]:
         """The samples at ``indices``, in that order; overridden where a batch is faster than its samples."""

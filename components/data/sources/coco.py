@@ -17,6 +17,7 @@ from components.data.boxes import clean_boxes
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import key_of, made_once, open_root, read_file
+from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -100,7 +101,7 @@ class Coco(Source):
 
     def locate(self, split: str, index: int) -> str:
         """Folder and name of the image."""
-        return f"{self._folders[split].name}/{self._record(split, index)['file_name']}"
+        return printable(f"{self._folders[split].name}/{self._record(split, index)['file_name']}")
 
     def _record(self, split: str, index: int) -> Record:
         folder = self._lists[split]

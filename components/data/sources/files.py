@@ -1,22 +1,27 @@
 """Raw files: folders listed in a fixed order, archives unpacked once, partners found by name."""
 
+import bz2
+import gzip
 import hashlib
+import lzma
 import os
 import re
 import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 from components.config import DataConfig
+from components.data.cache import cache_folder, find_cached
 from components.data.images import BrokenImage
+from components.data.sources.listing import SUFFIXES, passed_over, walk
+from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _SLUG = 60  # letters of the path that go into a key
 
@@ -32,6 +37,10 @@ class Pair(NamedTuple):
 
 
 Pairs = list[Pair]
+
+
+class _NoEnd(tarfile.TarError):
+    """Behind the last member of an archive is not what ends one."""
 
 
 def open_root(config: DataConfig, expected: str, known: Container[str] = ()) -> Path:
@@ -60,6 +69,14 @@ def subfolder(folder: Path, name: str, kind: str) -> Path | None:
     return next((unpack(archive, kind) for archive in archives if archive.is_file()), None)
 
 
+def folders_of_sides(root: Path, sides: Sequence[str], kind: str) -> tuple[Path, ...]:
+    """The folders that `partners_by_split` takes pictures from; the root where there are no ``sides``."""
+    if not sides:
+        return (root,)
+    tops = (root,) if (root / sides[0]).is_dir() else [subfolder(root, name, kind) for name in SPLIT_NAMES]
+    return tuple(top / side for top in tops if top for side in sides)
+
+
 def unpack(archive: Path, kind: str) -> Path:
     """The folder with the files of a tar archive, compressed or not, unpacked once into the cache.
 
@@ -69,38 +86,49 @@ def unpack(archive: Path, kind: str) -> Path:
 
     def write(folder: Path) -> None:
         try:
-            with tarfile.open(archive) as first:
-                tar: tarfile.TarFile | None = first
-                while tar:
-                    for member in tar:
-                        _unpack_member(archive, tar, member, folder)
-                    tar = _next_archive(tar)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+            with _plain(archive) as stream:
+                while _unpack_next(archive, stream, folder):
+                    pass  # several archives that were joined, as by `cat`, are one
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise UserError(f"{archive} cannot be unpacked ({_few_words(error)}): get it again") from None
 
     return made_once(kind, archive, write)
 
 
-def _next_archive(tar: tarfile.TarFile) -> tarfile.TarFile | None:
-    """The archive that follows in the same file, where several were joined (`cat`, `tar -A`); None at its end.
+def _plain(archive: Path) -> IO[bytes]:
+    """The bytes of an archive, decompressed; a compressed file may have several parts, which are read on."""
+    with open(archive, "rb") as file:
+        head = file.read(6)
+    if head[:4] == b"PK\3\4":
+        raise UserError(f"{archive} is a zip file: unpack it and use the folder, or pack it as a tar")
+    if head[:2] == b"\x1f\x8b":
+        return cast(IO[bytes], gzip.open(archive))
+    if head[:3] == b"BZh":
+        return cast(IO[bytes], bz2.open(archive))
+    return cast(IO[bytes], lzma.open(archive)) if head == b"\xfd7zXZ\0" else open(archive, "rb")
 
-    tarfile stops at the first end, takes damage for one, and when told to go on (``ignore_zeros``) passes over both.
-    Raises ReadError where what ``tar`` has read does not end as an archive ends.
+
+def _unpack_next(archive: Path, stream: IO[bytes], folder: Path) -> bool:
+    """Unpack the archive that begins where ``stream`` is; whether there is another one behind its end.
+
+    tarfile stops without a word at the first end, at damage and where a file breaks off, so what is behind is looked
+    at here. Raises TarError where it is no end.
     """
-    stream = tar.fileobj
-    assert stream is not None
-    position, ended = tar.offset, False
+    with tarfile.open(fileobj=stream, mode="r:") as tar:
+        for member in tar:
+            _unpack_member(archive, tar, member, folder)
+        position, ended = tar.offset, False
     stream.seek(position)
     while block := stream.read(tarfile.BLOCKSIZE):
-        if any(block) and not ended:
-            raise tarfile.ReadError(f"bad header at byte {position}")
         if any(block):
+            if not ended:
+                raise _NoEnd(f"damaged at byte {position}")
             stream.seek(position)
-            return tarfile.TarFile(fileobj=stream)
+            return True
         position, ended = position + len(block), True
     if not ended:
-        raise tarfile.ReadError("unexpected end of data")
-    return None
+        raise _NoEnd("its end is missing")
+    return False
 
 
 def _unpack_member(archive: Path, tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
@@ -123,10 +151,11 @@ def made_once(kind: str, raw: Path, write: Callable[[Path], None]) -> Path:
     It appears when it is complete. Raises UserError when there is no room for it.
     """
     state = raw.stat()
-    identity = hashlib.sha256(f"{raw.absolute()}/{state.st_size}/{state.st_mtime_ns}".encode())
-    target = cache_folder(kind) / identity.hexdigest()[:16]
-    if target.is_dir():
-        return target
+    known_by = os.fsencode(raw.absolute()) + f"/{state.st_size}/{state.st_mtime_ns}".encode()
+    name = hashlib.sha256(known_by).hexdigest()[:16]
+    if (there := find_cached(kind, name)).is_dir():
+        return there
+    target = cache_folder(kind) / name
     partial = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         write(partial)
@@ -137,37 +166,27 @@ def made_once(kind: str, raw: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if not target.is_dir():
-        raise UserError(f"{raw} cannot be unpacked into {target.parent}: set GENOISE_HOME to a folder with room")
+        raise UserError(f"{raw} cannot be unpacked into {target.parent}: use --home with a folder that has room")
     return target
 
 
-def cache_folder(kind: str) -> Path:
-    """Where files made of raw ones are kept: ``$GENOISE_HOME/cache/KIND``."""
-    folder = Path(os.environ.get("GENOISE_HOME", ".genoise")).expanduser().absolute() / "cache" / kind
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def _few_words(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "not a whole archive"
+    return str(error) if isinstance(error, _NoEnd) else getattr(error, "strerror", None) or "not a whole archive"
 
 
 def list_images(root: Path) -> list[PurePosixPath]:
-    """Image files below ``root``, hidden ones left out, in an order that does not depend on the file system."""
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        below = PurePosixPath(Path(folder).relative_to(root).as_posix())
-        found += [below / n for n in names if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    return sorted(found, key=str)
+    """The pictures below ``root`` (see components.data.sources.listing), in an order that does not depend on the file
+    system; what else lies there is told by `listing.passed_over`."""
+    return [PurePosixPath(path) for path in sorted(path for path, why in walk(root) if why is None)]
 
 
 def need_images(folder: Path) -> list[PurePosixPath]:
-    """As `list_images`; UserError when there are none."""
+    """As `list_images`; UserError when there are none, which says what lies there instead."""
     paths = list_images(folder)
     if not paths:
+        there = passed_over([folder]).in_words()
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise UserError(f"no images in {folder}: put files there that end in {kinds}")
+        raise UserError(f"no images in {folder}: put files there that are {kinds}{there and '; there are ' + there}")
     return paths
 
 

@@ -10,6 +10,7 @@ from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import key_of, open_root, read_file
 from components.data.sources.layout import images_by_split, names_told
+from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -21,9 +22,8 @@ class Folder(Source):
     When every subfolder that holds images is named after a split, each after another, and one is the training split,
     they are the splits; when no name speaks of a split, all images are training images. In between the user says which
     is which (``data.splits``). A table of files may say the labels; else the first folder below the split is the class,
-    if every image of the data set lies in one and there are at least two; otherwise the data is unlabelled. Hidden
-    files and files that are not named like images are passed over; nothing in a folder with an image's name is passed
-    over silently.
+    if every image of the data set lies in one and there are at least two; otherwise the data is unlabelled. Pictures
+    are known by their content; hidden files, and files that are none, are passed over, counted and named.
     """
 
     name = "folder"
@@ -38,6 +38,7 @@ class Folder(Source):
         self._classes_of = self._label()
         self.splits = {split: len(names) for split, names in self._paths.items()}
         self.fields = {"image": IMAGE_EXTENSIONS} | ({"label": "cls"} if self.classes else {})
+        self.listed = (self._root,)
 
     def read(self, split: str, index: int) -> Sample:
         """One image file, cleaned. Raises BrokenImage."""
@@ -50,7 +51,7 @@ class Folder(Source):
 
     def locate(self, split: str, index: int) -> str:
         """The path below the root."""
-        return str(self._paths[split][index][1].relative_to(self._root))
+        return printable(self._paths[split][index][1].relative_to(self._root))
 
     def labels(self, split: str) -> NDArray[np.int64] | None:
         """The labels of ``split``; None when the data is unlabelled."""
@@ -77,5 +78,5 @@ class Folder(Source):
                     f"class {extra[0]!r} of the {split} split has no training images in {self._root}: "
                     f"add some or remove the class"
                 )
-        self.classes = tuple(names)
+        self.classes = tuple(map(printable, names))
         return {name: label for label, name in enumerate(names)}

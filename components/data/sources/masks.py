@@ -10,8 +10,9 @@ from pydantic import Field
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean, decode_map, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import key_of, open_root, read_file
+from components.data.sources.files import folders_of_sides, key_of, open_root, read_file
 from components.data.sources.layout import names_told, partners_by_split
+from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -55,6 +56,7 @@ class Masks(Source):
         )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
         self.fields = {"image": IMAGE_EXTENSIONS, "mask": "mask.png"}
+        self.listed = folders_of_sides(self._root, (options.images, options.masks), self.name)
 
     def read(self, split: str, index: int) -> Sample:
         """One image, cleaned, with its mask. Raises BrokenImage."""
@@ -74,7 +76,7 @@ class Masks(Source):
 
     def locate(self, split: str, index: int) -> str:
         """Split and path of the image below its folder."""
-        return self._pairs[split][index].name
+        return printable(self._pairs[split][index].name)
 
 
 def check_size(name: str, mask_HW: NDArray[np.uint8], image: bytes) -> None:

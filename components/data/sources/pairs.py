@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, Cleaned, clean, decode_full, encode, image_size
 from components.data.sources.base import Sample, Source, register_source
-from components.data.sources.files import Pair, Pairs, key_of, open_root, read_file
+from components.data.sources.files import Pair, Pairs, folders_of_sides, key_of, open_root, read_file
 from components.data.sources.layout import images_by_split, names_told, partners_by_split
+from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
@@ -60,6 +61,8 @@ class PairsSource(Source):
                 self._root, options.image, options.target, self.name, config.splits
             )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
+        sides = () if options.image in _HALVES else (options.image, options.target)
+        self.listed = folders_of_sides(self._root, sides, self.name)
         targets = ";".join(f"target.{extension}" for extension in IMAGE_EXTENSIONS.split(";"))
         self.fields = {"image": IMAGE_EXTENSIONS, "target": targets}
 
@@ -84,7 +87,7 @@ class PairsSource(Source):
 
     def locate(self, split: str, index: int) -> str:
         """The path of a file of halves below the root, else the split and the path below its folder."""
-        return self._pairs[split][index].name
+        return printable(self._pairs[split][index].name)
 
     def _halves(self, both: Cleaned, name: str) -> tuple[Cleaned, Cleaned]:
         """(image, target)."""

@@ -21,6 +21,7 @@ from components.data.sources.layout import (
     revision_of,
     told_table,
 )
+from components.data.sources.listing import printable
 from components.data.splits import CLASSES, SPLIT_NAMES
 from components.errors import UserError
 
@@ -67,6 +68,7 @@ class Unpaired(Source):
         self.left_out = count_left_out(self._root, {p for files in self._files.values() for _, _, p in files})
         self.splits = {split: len(self._files[split]) for split in SPLITS if self._files.get(split)}
         self.fields = {"image": IMAGE_EXTENSIONS}
+        self.listed = tuple(self._folders.values())
 
     def read(self, split: str, index: int) -> Sample:
         """One picture of either domain, cleaned. Raises BrokenImage."""
@@ -76,7 +78,7 @@ class Unpaired(Source):
 
     def locate(self, split: str, index: int) -> str:
         """The folder of the domain and split, and the path in it."""
-        return self._files[split][index][0]
+        return printable(self._files[split][index][0])
 
 
 def _split_folders(root: Path, told: str | None) -> dict[str, str]:

@@ -8,9 +8,19 @@ from pydantic import Field
 
 from components.config import Config, DataConfig
 from components.data.boxes import clean_boxes
-from components.data.images import IMAGE_EXTENSIONS, BrokenImage, Cleaned, clean, decode_map, encode_png, image_size
+from components.data.images import (
+    IMAGE_EXTENSIONS,
+    SHRUNK,
+    BrokenImage,
+    Cleaned,
+    clean,
+    decode_map,
+    encode_png,
+    image_size,
+)
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import key_of, need_images, open_root, read_file
+from components.data.sources.listing import printable
 from components.data.sources.masks import check_size
 from components.errors import UserError, unknown
 
@@ -50,6 +60,7 @@ class Voc(Source):
         self._masked = all(self._mask(name).is_file() for names in self._names.values() for name in names)
         self.classes = options.classes or self._annotated_classes()
         self.splits = {split: len(names) for split, names in self._names.items()}
+        self.listed = (self._root / _IMAGES,)
         self.fields = {"image": IMAGE_EXTENSIONS, "boxes": "boxes.json"} | (
             {"mask": "mask.png"} if self._masked else {}
         )
@@ -66,7 +77,7 @@ class Voc(Source):
 
     def locate(self, split: str, index: int) -> str:
         """The path of the image below the root."""
-        return str(self._images[self._names[split][index]].relative_to(self._root))
+        return printable(self._images[self._names[split][index]].relative_to(self._root))
 
     def _annotation(self, name: str) -> Path:
         return self._root / _ANNOTATIONS / f"{name}.xml"
@@ -122,6 +133,8 @@ class Voc(Source):
         stated = [int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
         if all(stated) and stated != [width, height]:
             raise BrokenImage(f"{path.name} is for {stated[0]} x {stated[1]} pixels, the image has {width} x {height}")
+        if SHRUNK in image.changes:
+            raise BrokenImage(f"{SHRUNK}, and its boxes are for all of them")
         boxes, labels = [], []
         for thing in tree.iter("object"):
             name = _text(thing, "name")

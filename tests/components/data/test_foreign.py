@@ -113,3 +113,26 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, tars: dict[str, list[str]],
     with pytest.raises(UserError) as caught:
         index_folder(tmp_path)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_done_to_images_of_others_is_counted(tmp_path: Path) -> None:
+    wide, turned = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.array([[0, 4095], [4095, 0]], np.uint16)).save(wide, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(picture(1)).save(turned, "JPEG", exif=exif)
+    for k in range(2):
+        with tarfile.open(tmp_path / f"{k}.tar", "w") as tar:
+            for name, data in (
+                ("w.png", wide.getvalue()),
+                ("t.jpg", turned.getvalue()),
+                ("p.png", encode_png(picture(2))),
+            ):
+                info = tarfile.TarInfo(f"{k}{name}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    index = index_folder(tmp_path)
+    assert index.converted == {"12-bit grey stretched by 4095": 2, "EXIF rotation": 2}
+    data = ShardedDataset(index, "train", lambda name: tmp_path / name, 8)
+    image_BCSS = data.get(np.array([0]))["image"]
+    assert image_BCSS.float().mean() == pytest.approx(127.5, abs=8) and image_BCSS.min() < 30  # not white, not black

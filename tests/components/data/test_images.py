@@ -10,14 +10,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.data import images
 from components.data.images import (
     BrokenImage,
+    changes_of,
     clean,
     decode,
     decode_full,
     decode_map,
     encode_jpeg,
     encode_png,
+    image_size,
 )
 
 
@@ -204,3 +207,160 @@ def test_maps_keep_their_labels() -> None:
     assert set(decode_map(encode_png(labels), 9).ravel().tolist()) <= set(labels[:, 1:5].ravel().tolist())
     with pytest.raises(BrokenImage, match="one 8-bit channel"):
         decode_map(encode_png(np.zeros((4, 4, 3), np.uint8)), 4)
+
+
+def chunks(*parts: tuple[bytes, bytes]) -> bytes:
+    """A PNG of these chunks."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
+    )
+
+
+def wide_png(values: NDArray[np.uint16], stated: int | None = None) -> bytes:
+    """16-bit PNG, grey (H, W) or of 2 to 4 channels (H, W, C); ``stated`` significant bits."""
+    height, width = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[values[0, 0].size]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    told = [(b"sBIT", bytes([stated]))] if stated else []
+    return chunks((b"IHDR", header), *told, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def kinds(rgb: NDArray[np.uint8]) -> dict[str, bytes]:
+    """One file of every kind that a folder may hold, whose pixels survive cleaning unchanged."""
+    image, alpha = Image.fromarray(rgb), np.full(rgb.shape[:2], 255, np.uint8)
+    alpha[:20], alpha[20:30] = 0, 100
+    clear = Image.fromarray(np.dstack([rgb, alpha]))
+    grey16 = (rgb[:, :, 0].astype(np.uint16) + 3) * 250
+    palette = image.quantize(16)
+    return {
+        "grey": saved(image.convert("L"), "PNG"),
+        "grey with alpha": saved(clear.convert("LA"), "PNG"),
+        "transparent": saved(clear, "PNG"),
+        "transparent WebP": saved(clear, "WEBP", lossless=True),
+        "palette": saved(palette, "PNG"),
+        "palette with a transparent colour": saved(palette, "PNG", transparency=3),
+        "colour key": saved(image, "PNG", transparency=tuple(rgb[0, 0].tolist())),
+        "one bit": saved(image.convert("1"), "PNG"),
+        "16-bit grey": wide_png(grey16),
+        "12-bit grey": wide_png(grey16 >> 4),
+        "16-bit colour": wide_png(rgb.astype(np.uint16) * 257),
+        "16-bit colour with alpha": wide_png(np.dstack([rgb, alpha]).astype(np.uint16) * 257),
+        "16-bit TIFF": saved(Image.fromarray(grey16), "TIFF"),
+        "big-endian 16-bit PGM": b"P5 60 40 4095\n" + (grey16 >> 4).astype(">u2").tobytes(),
+        "turned PNG": saved(image, "PNG", exif=turned(6)),
+        "turned 16-bit PNG": saved(Image.fromarray(grey16), "PNG", exif=turned(8)),
+        "turned transparent WebP": saved(clear, "WEBP", lossless=True, exif=turned(5)),
+        "turned TIFF": saved(image, "TIFF", exif=turned(6)),
+        "CMYK TIFF": saved(image.convert("CMYK"), "TIFF"),
+        "BMP": saved(image, "BMP"),
+        "GIF": saved(palette, "GIF", save_all=True, append_images=[image.quantize(4)], transparency=0),
+        "JPEG 2000": saved(image, "JPEG2000"),
+    }
+
+
+def test_reading_gives_the_pixels_that_cleaning_stores(rgb: NDArray[np.uint8]) -> None:
+    for kind, data in kinds(rgb).items():
+        cleaned = clean(data)
+        read = decode_full(memoryview(data))
+        assert np.array_equal(read, decode_full(cleaned.data)), kind
+        assert np.array_equal(decode(data, 16), decode(cleaned.data, 16)), kind
+        assert cleaned.changes and changes_of(memoryview(data)) == cleaned.changes, kind
+        assert image_size(memoryview(data)) == read.shape[1::-1], kind
+
+
+def test_reading_a_turned_grey_or_cmyk_jpeg_is_near_to_what_cleaning_compresses_again(rgb: NDArray[np.uint8]) -> None:
+    image = Image.fromarray(rgb)
+    files = {
+        "grey": saved(image.convert("L"), "JPEG", quality=95),
+        "CMYK": saved(image.convert("CMYK"), "JPEG", quality=95),
+        "CMYK, turned": saved(image.convert("CMYK"), "JPEG", quality=95, exif=turned(6)),
+    }
+    files |= {f"turned {k}": saved(image, "JPEG", quality=95, exif=turned(k)) for k in range(2, 9)}
+    for kind, data in files.items():
+        cleaned = clean(data)
+        read = decode_full(memoryview(data))
+        assert read.shape == decode_full(cleaned.data).shape, kind
+        assert np.abs(read.astype(int) - decode_full(cleaned.data)).mean() < 3, kind
+        assert changes_of(data) == cleaned.changes != (), kind
+        assert image_size(data) == read.shape[1::-1], kind
+    plain = saved(image, "JPEG", quality=95, exif=turned(1))
+    assert changes_of(plain) == clean(plain).changes == () and clean(plain).data == plain
+    xmp = b'<x:xmpmeta><rdf:Description tiff:Orientation="3"/></x:xmpmeta>'
+    read = decode_full(saved(image, "JPEG", quality=95, xmp=xmp))
+    assert np.abs(read.astype(int) - rgb[::-1, ::-1]).mean() < 4
+
+
+def test_a_turned_jpeg_is_turned_into_the_memory_that_is_given() -> None:
+    side = np.zeros((32, 32, 3), np.uint8)
+    side[:16] = 250  # light above; orientation 3 shows it upside down
+    out = np.zeros_like(side)
+    decode(memoryview(saved(Image.fromarray(side), "JPEG", quality=95, exif=turned(3))), 32, out)
+    assert out[:12].max() < 20 and out[20:].min() > 230
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(8, 255), (10, 1023), (12, 4095), (14, 16383)])
+def test_grey_of_fewer_bits_in_sixteen_is_stretched_by_its_range(bits: int, limit: int) -> None:
+    values = np.array([[0, limit // 2], [limit // 3, limit]], np.uint16)
+    cleaned = clean(wide_png(values))
+    assert cleaned.changes == (f"{bits}-bit grey stretched by {limit}",)
+    assert pixels(cleaned.data)[:, :, 0].tolist() == [[0, 127], [85, 255]]
+
+
+def test_stated_bits_decide_how_grey_is_stretched() -> None:
+    dark = np.array([[0, 200]], np.uint16)
+    assert clean(wide_png(dark, stated=12)).changes == ("12-bit grey stretched by 4095",)
+    assert pixels(clean(wide_png(dark, stated=12)).data)[0, 1, 0] == 12
+    assert clean(wide_png(dark, stated=16)).changes == ("16 bit",)
+    # As the format wants it: 12 significant bits, scaled to 16.
+    assert pixels(clean(wide_png(np.array([[0, 65520]], np.uint16), stated=12)).data)[0, 1, 0] == 255
+    assert clean(wide_png(np.zeros((2, 2), np.uint16))).changes == ("16 bit",)
+
+
+def test_dark_sixteen_bit_colour_is_said_to_be_dark() -> None:
+    colour = np.full((2, 2, 3), 4095, np.uint16)
+    assert clean(wide_png(colour)).changes == ("16-bit colour of 14 bits or less, left dark",)
+
+
+def test_samples_of_unknown_range_are_refused_by_both_readers() -> None:
+    for pixels_HW in (np.ones((4, 4), np.float32), np.full((4, 4), 70_000, np.int32)):
+        data = saved(Image.fromarray(pixels_HW), "TIFF")
+        for use in (clean, decode_full):
+            with pytest.raises(BrokenImage, match="32-bit samples, whose range is unknown"):
+                use(data)
+        assert changes_of(data) == ()
+
+
+def test_a_jpeg_beyond_the_limit_is_halved_and_other_formats_are_refused(
+    rgb: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)  # the picture has 2400
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 4000)
+    small = decode_full(saved(Image.fromarray(rgb[::2, ::2]), "JPEG", quality=95)).astype(int)
+    data = saved(Image.fromarray(rgb), "JPEG", quality=95)
+    cleaned = clean(data)
+    assert cleaned.changes == changes_of(data) == ("shrunk while decoding, more than 64 million pixels",)
+    for read in (decode_full(cleaned.data), decode_full(data)):
+        assert read.shape == (20, 30, 3) and np.abs(read - small).mean() < 6
+    turned_too = saved(Image.fromarray(rgb), "JPEG", quality=95, exif=turned(6))
+    assert clean(turned_too).changes == ("EXIF rotation", "shrunk while decoding, more than 64 million pixels")
+    assert decode_full(clean(turned_too).data).shape == decode_full(turned_too).shape == (30, 20, 3)
+    for use in (clean, decode_full):
+        with pytest.raises(BrokenImage, match="60 x 40 is more than"):
+            use(saved(Image.fromarray(rgb), "BMP"))
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 2000)
+    for use in (clean, decode_full):
+        with pytest.raises(BrokenImage, match="60 x 40 is more than"):
+            use(data)
+
+
+def test_a_photo_of_108_million_pixels_is_read() -> None:
+    photo = saved(Image.new("L", (12_000, 9_000), 77), "JPEG", exif=turned(6))
+    assert "EXIF rotation" in changes_of(photo)
+    assert decode(photo, 32).tolist() == np.full((32, 32, 3), 77).tolist()

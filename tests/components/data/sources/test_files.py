@@ -1,12 +1,15 @@
 """Archives: unpacked once, as plain files below the cache, or refused by name; folders found inside."""
 
+import gzip
 import io
 import os
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from components.data.cache import use_cache
 from components.data.sources.base import all_sources
 from components.data.sources.files import made_once, subfolder, unpack
 from components.errors import UserError
@@ -60,6 +63,77 @@ def test_damaged_archives_are_refused(tmp_path: Path, home: Path, cut: int) -> N
         unpack(archive, "test")
     assert str(caught.value).endswith(": get it again")
     assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def members(*names: str) -> bytes:
+    """A tar with a file of each name, which holds its name."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            tar.addfile(info, io.BytesIO(name.encode()))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("pack_it", [bytes, gzip.compress], ids=["tar", "gz"])
+def test_joined_archives_are_unpacked_wholly(tmp_path: Path, home: Path, pack_it: Callable[[bytes], bytes]) -> None:
+    archive = tmp_path / "raw.tar"
+    archive.write_bytes(b"".join(pack_it(members(*names)) for names in (["a", "b"], ["c/d"], ["e"])))
+    folder = unpack(archive, "test")
+    found = {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert found == {name: name for name in ("a", "b", "c/d", "e")}
+
+
+def test_an_archive_whose_compressed_file_is_cut_between_parts_is_refused(tmp_path: Path, home: Path) -> None:
+    data = members("a", "b")
+    (tmp_path / "raw.tar.gz").write_bytes(gzip.compress(data[:1024]))  # a whole gzip file with half a tar in it
+    with pytest.raises(UserError, match=r"raw\.tar\.gz cannot be unpacked \(its end is missing\): get it again"):
+        unpack(tmp_path / "raw.tar.gz", "test")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (members("a", "b")[: 4 * 512], "its end is missing"),  # tarfile says nothing of these three
+        (members("a", "b")[: 2 * 512 + 100], "damaged at byte 1024"),
+        (members("a")[:1024] + b"?" * 1024 + members("b"), "damaged at byte 1024"),
+        (members("a") + b"?" * 1024, "damaged at byte 10240"),
+    ],
+    ids=["no end", "half a header", "damage", "something behind"],
+)
+def test_archives_are_never_unpacked_in_part(tmp_path: Path, home: Path, data: bytes, said: str) -> None:
+    (tmp_path / "raw.tar").write_bytes(data)
+    with pytest.raises(UserError, match="cannot be unpacked") as caught:
+        unpack(tmp_path / "raw.tar", "test")
+    assert f"({said}): get it again" in str(caught.value)
+    assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_a_zip_file_is_named(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "raw.zip").write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(UserError, match=r"raw\.zip is a zip file: unpack it and use the folder"):
+        unpack(tmp_path / "raw.zip", "test")
+
+
+def test_names_of_archives_and_members_need_not_be_utf8(tmp_path: Path, home: Path) -> None:
+    archive = tmp_path / "r\udce9.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.addfile(tarfile.TarInfo("caf\udce9.txt"))
+    assert [path.name for path in unpack(archive, "test").iterdir()] == ["caf\udce9.txt"]
+
+
+def test_the_cache_is_where_the_process_was_told(tmp_path: Path, home: Path) -> None:
+    archive = tar_of(tmp_path / "raw.tar", tarfile.TarInfo("a"), b"x")
+    use_cache(tmp_path / "other" / "cache")
+    kept = unpack(archive, "test")
+    assert kept.is_relative_to(tmp_path / "other" / "cache" / "test")
+    use_cache(tmp_path / "other" / "cache", dry=True)
+    assert unpack(archive, "test") == kept  # what is there is used
+    use_cache(tmp_path / "third" / "cache", dry=True)
+    made = unpack(archive, "test")
+    assert (made / "a").read_bytes() == b"x" and not made.is_relative_to(tmp_path / "third")
+    assert not (tmp_path / "third").exists() and not home.exists()
 
 
 def test_permissions_are_not_taken_and_changed_archives_are_unpacked_again(tmp_path: Path, home: Path) -> None:
