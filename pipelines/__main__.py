@@ -61,6 +61,14 @@ Source = Annotated[str | None, typer.Option(metavar="NAME", help="Where images c
 Root = Annotated[
     str | None, typer.Option(metavar="PATH", help="Folder or archive with the raw data.", show_default=False)
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Labelled images that score: a folder, shards, s3://..., or SOURCE:PATH.",
+        show_default="those that are trained on",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(
@@ -222,6 +230,7 @@ def transfer(
     benchmark: Annotated[str, typer.Option(metavar="NAME", help="Protocol to score it by.")] = "linear",
     source: Source = None,
     root: Root = None,
+    on: On = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -238,11 +247,12 @@ def transfer(
     Examples:
       genoise transfer --encoder models:/genoise-shapes@best --benchmark linear
       genoise transfer --encoder ./encoder --benchmark linear --source cifar10 --root ./cifar-10-binary.tar.gz
+      genoise transfer --encoder ./encoder --on ./labelled
       genoise transfer --encoder ./encoder --benchmark linear --set benchmark.layers=[conv3,conv4]
     """
     from pipelines.recipes import load_places
 
-    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [])
+    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], on=on)
     from pipelines import terminal
     from pipelines import transfer as pipeline
 
@@ -259,6 +269,7 @@ def table(
         list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Names or .yaml files; none: every built-in task.")
     ] = None,
     seeds: Seeds = 1,
+    on: On = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -269,18 +280,20 @@ def table(
 ) -> None:
     """Pretrain and score several recipes in one table.
 
-    Random, rescaled and supervised encoders stand beside them, so that a score can be read.
+    Random, rescaled and supervised encoders stand beside them, so that a score can be read. Where the images have no
+    labels, others that have some score the encoders: --on.
 
     \b
     Examples:
       genoise table
       genoise table rotation my/recipe.yaml --seeds 3
+      genoise table rotation --set data.source=folder --set data.root=./photos --on ./labelled
       genoise table --set data.source=cifar10 --set data.root=./cifar-10-binary.tar.gz --seeds 3
     """
     from pipelines.recipes import comparable, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(recipes or comparable(), set_ or []), seeds, session, json_)
+    _table(load_recipes(recipes or comparable(), set_ or [], on), seeds, session, json_)
 
 
 @app.command()
@@ -315,6 +328,7 @@ def sweep(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the sweep and what it leaves.", show_default="the recipe's")
     ] = None,
+    on: On = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -338,7 +352,7 @@ def sweep(
     """
     from pipelines.recipes import load_recipes
 
-    loaded = load_recipes(recipes, set_ or [])
+    loaded = load_recipes(recipes, set_ or [], on)
     from pipelines import sweep as pipeline
     from pipelines import terminal
     from pipelines.sweeps.budget import parse_budget
@@ -687,6 +701,8 @@ def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool) -
         return
     result = pipeline.make_table(recipes, seeds, session)
     terminal.show_rows(result.rows)
+    for note in result.notes:
+        terminal.text(f"note: {note}")
     if json_:
         terminal.text(result.to_json())
 

@@ -7,6 +7,7 @@ the older ones, which stay; ``index.json`` is the newest. See docs/decisions/000
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def prepare_step(config: DataConfig) -> Step:
     content = _content(config.root)
     source = _open(config.model_dump_json(), content)
     kept_where = {"url": absolute(config.url)} if config.url else {}
+    _check_place(source, config)
     return Step(
         name="prepare",
         label=f"prepare {config.source}",
@@ -105,6 +107,12 @@ def prepare_step(config: DataConfig) -> Step:
         body=lambda run, inputs: _write(source, config, content, run),
         params={"data": config.model_dump(mode="json")},
     )
+
+
+def _check_place(source: Source, config: DataConfig) -> None:
+    """UserError where a folder that was named holds another data set. A bucket is asked when it is written to."""
+    if config.url and not is_remote(config.url) and (Path(config.url) / INDEX_NAME).is_file():
+        check_extends(read_index_at(config.url), source, config, absolute(config.url))
 
 
 def _open_step(config: DataConfig) -> Step:
@@ -253,6 +261,33 @@ def _value(url: str, index: Index, index_file: str) -> Value:
         "skipped_count": len(index.skipped),
         "converted": index.converted,
     }
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set before an image is looked at."""
+
+    fields: tuple[str, ...]
+    labels: int  # classes that samples are labelled with; 0: unlabelled
+    samples: dict[str, int]  # by split; broken ones are still among them
+
+
+def facts_of(config: DataConfig) -> Facts | None:
+    """What the source, or the index, says of a data set; None for shards of others until they have an index.
+
+    Raises UserError for a source that cannot be read.
+    """
+    if config.source == PREPARED:
+        url = absolute(config.url or "")
+        if not Storage(url).exists(INDEX_NAME):
+            return None
+        index = read_index_at(url)
+        fields, classes = tuple(index.fields), index.classes
+        samples = {split: index.samples(split) for split in index.splits}
+    else:
+        source = _open(config.model_dump_json(), _content(config.root))
+        fields, classes, samples = tuple(source.fields), source.classes, expected_samples(config)
+    return Facts(fields, len(classes) if "label" in fields else 0, samples)
 
 
 def expected_samples(config: DataConfig) -> dict[str, int]:

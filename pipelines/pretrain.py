@@ -21,8 +21,9 @@ from infra.errors import OutsideError
 from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
+from pipelines.checks import check_recipe_on
 from pipelines.encoders import fetch_named, identified
-from pipelines.prepare import data_of, expected_samples, prepare_step
+from pipelines.prepare import data_of, facts_of, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.remote import Files, unpacked
 from pipelines.session import Session
@@ -75,7 +76,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     Its value: ``encoder`` (URI of the best encoder), ``model_id`` in the tracker, ``probes`` (step, score), ``step`` of
     the best, ``seconds``. Raises UserError where the data does not fit the task, Diverged where training broke down.
     """
-    what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
+    what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "score_on", "search", "benchmarks"})
     task = get_task(recipe.task)
     training = {key: value for key, value in what["training"].items() if key not in HOW}
     if task.version > 1:
@@ -85,10 +86,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     what["options"] = identified(recipe)
     what["training"] = training if task.players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
-    if task.players:  # said now, before shards are written
-        expected = expected_samples(recipe.data)
-        if expected:
-            _steps(recipe, expected["train"])
+    check_recipe_on(recipe, facts_of(recipe.data))  # said now, before shards are written
     what["size"] = recipe.data.size
     return Step(
         name="pretrain",
@@ -107,7 +105,9 @@ def _shown(recipe: Recipe) -> dict[str, Any]:
 
     MLflow writes all parameters of a run above each of its pictures, which must leave room for the picture.
     """
-    changed = recipe.model_dump(mode="json", exclude={"summary", "search", "benchmarks"}, exclude_defaults=True)
+    changed = recipe.model_dump(
+        mode="json", exclude={"summary", "score_on", "search", "benchmarks"}, exclude_defaults=True
+    )
     return flatten(recipe.model_dump(mode="json", include=MAIN)) | flatten(changed)
 
 

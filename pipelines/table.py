@@ -10,6 +10,7 @@ from components.errors import Diverged
 from components.tasks.base import get_task
 from components.transfer.protocol import gap_closed, mean_interval
 from pipelines import steps
+from pipelines.checks import data_name, has_labels
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
@@ -25,20 +26,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Table:
-    """The finished table. ``rows`` is what a person reads; ``scores`` holds every single score with its protocol."""
+    """The finished table. ``rows`` is what a person reads; ``scores`` holds every single score with its protocol;
+    ``notes`` say what a person must know to read the rows."""
 
     rows: list[Row]
     scores: list[dict[str, Any]]
+    notes: list[str]
 
     def to_json(self) -> str:
         """One line."""
-        return json.dumps({"rows": self.rows, "scores": self.scores})
+        return json.dumps({"rows": self.rows, "scores": self.scores, "notes": self.notes})
 
     def to_markdown(self) -> str:
-        """The rows as a Markdown table."""
+        """The rows as a Markdown table, and the notes below it."""
         columns = list(self.rows[0])
         lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
         lines += ["| " + " | ".join(_text(row[column]) for column in columns) + " |" for row in self.rows]
+        lines += [f"\n{note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
 
@@ -83,6 +87,7 @@ def plan(recipes: Sequence[Recipe], seeds: int, session: Session) -> list[Planne
 
 
 def _cells(recipes: Sequence[Recipe], seeds: int) -> list[Cell]:
+    recipes = [on_labels(recipe) for recipe in recipes]
     return [
         Cell(with_seed(recipe, recipe.training.seed + k), benchmark)
         for recipe in [*_yardsticks(recipes), *recipes]
@@ -104,14 +109,34 @@ def _yardsticks(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 
 def _setting(recipe: Recipe) -> tuple[str, str]:
-    return recipe.data.canonical(), recipe.encoder.canonical()
+    return recipe.scored.canonical(), recipe.encoder.canonical()
 
 
 def beside(like: Recipe, yardstick: Recipe) -> Recipe:
     """The yardstick as it stands beside a recipe: same data, same network, trained as long."""
     training = yardstick.training.model_copy(update={key: getattr(like.training, key) for key in SHARED})
     changes = {"data": like.data, "encoder": like.encoder, "benchmarks": like.benchmarks, "training": training}
-    return yardstick.model_copy(update=changes)
+    return on_labels(yardstick.model_copy(update=changes | {"score_on": like.score_on}))
+
+
+def on_labels(recipe: Recipe) -> Recipe:
+    """The recipe; supervised training takes place on the data that is scored where the other has no labels."""
+    if recipe.task == "supervised" and recipe.score_on and not has_labels(recipe.data):
+        return recipe.model_copy(update={"data": recipe.score_on})
+    return recipe
+
+
+def data_notes(recipes: Sequence[Recipe]) -> list[str]:
+    """Which row saw what, where rows are scored on other data than they were trained on."""
+    elsewhere = [recipe for recipe in recipes if recipe.score_on and get_task(recipe.task).players]
+    notes = {}
+    for recipe in elsewhere:
+        trained, scored = data_name(recipe.data), data_name(recipe.scored)
+        what = f"trained on {trained}, scored on {scored}"
+        if recipe.data == recipe.score_on and recipe.task == "supervised":
+            what = f"trained on what is scored, {scored}: the others' data has no labels"
+        notes.setdefault(what, []).append(recipe.name)
+    return [f"{', '.join(sorted(set(names)))}: {what}" for what, names in notes.items()]
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -138,7 +163,8 @@ def _table(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> T
         for group, members in groups.items()
     }
     rows = [_row(members, values[group], tests) for group, members in groups.items()]
-    return Table(sorted(rows, key=lambda row: (row["benchmark"], row["test top-1"] or 0.0)), scores)
+    notes = data_notes([cell.recipe for cell in cells])
+    return Table(sorted(rows, key=lambda row: (row["benchmark"], row["test top-1"] or 0.0)), scores, notes)
 
 
 def _row(members: list[Cell], values: list[dict[str, Any]], tests: dict[Any, list[float]]) -> Row:

@@ -1,6 +1,7 @@
 """encoder -> scores: a benchmark's fixed protocol, run as one Ray task."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from components.transfer.protocol import run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
+from pipelines.checks import data_name, has_labels
 from pipelines.prepare import data_of, open_split, prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
@@ -49,11 +51,11 @@ def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
 
     Its value is the score (`components.transfer.protocol.Score`) as JSON; it is logged at the encoder's model too.
     """
-    trained, data = pretrain_step(recipe), prepare_step(recipe.data)
+    trained, data = _inputs(recipe, benchmark)
 
     def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
         value = _score(run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size)
-        return value | _publish(run, inputs[0], recipe, benchmark, value)
+        return value | _publish(run, *inputs, recipe, benchmark, value)
 
     return Step(
         name="transfer",
@@ -75,13 +77,43 @@ def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
         body=lambda run, inputs: _score(
             run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size, unseen="test"
         ),
-        inputs=(pretrain_step(recipe), prepare_step(recipe.data)),
+        inputs=_inputs(recipe, benchmark),
+    )
+
+
+def _inputs(recipe: Recipe, benchmark: ProbeConfig) -> tuple[Step, Step]:
+    """The training, which does not begin before the data to be scored on is known to have labels; and that data."""
+    check_labelled(benchmark, recipe.scored)
+    data = prepare_step(recipe.scored)
+    trained = replace(
+        pretrain_step(recipe), after=(data,), ready=lambda done: check_prepared(benchmark, recipe.scored, done[0])
+    )
+    return trained, data
+
+
+def check_labelled(benchmark: ProbeConfig, data: DataConfig) -> None:
+    """Raise UserError where a benchmark is to be measured on data that is known to have no labels."""
+    if not has_labels(data):
+        raise _unlabelled(benchmark, data)
+
+
+def check_prepared(benchmark: ProbeConfig, data: DataConfig, prepared: StepResult) -> None:
+    """As `check_labelled`, of shards of others, of which nobody knew before they were looked into."""
+    if not prepared.value.get("labels", prepared.value["classes"]):
+        raise _unlabelled(benchmark, data)
+
+
+def _unlabelled(benchmark: ProbeConfig, data: DataConfig) -> UserError:
+    return UserError(
+        f"benchmark {benchmark.name!r} needs labels, and {data_name(data)} has none: score on labelled images, such as "
+        "--on ./labelled (images in folders by class, shards, or cifar10:PATH)"
     )
 
 
 def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
     folder = open_tracker(session.home, session.tracking_uri).fetch_encoder(encoder, session.folder("cache"))
+    check_labelled(benchmark, data)
     probed_layers(load_encoder(folder), benchmark)  # says now, in one line, what does not fit
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
     return Step(
@@ -141,20 +173,24 @@ def best_val(value: Value) -> float:
     return float(value["layers"][value["layer"]])
 
 
-def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value) -> Value:
+def _publish(
+    run: StepRun, trained: StepResult, scored: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value
+) -> Value:
     """Put the score on the encoder's model; register what was learned without labels, the highest as `best`."""
     model_id = trained.value["model_id"]
-    scores = {f"{benchmark.name}/{key}": number for key, number in _metrics(value).items()}
+    name, metric = f"genoise-{recipe.data.source}", benchmark.name
+    if recipe.score_on:  # scores on other images are another measure, and their best another model
+        name, metric = f"{name}-on-{recipe.score_on.source}", f"{metric} on {scored.value['index'][:8]}"
+    scores = {f"{metric}/{key}": number for key, number in _metrics(value).items()}
     run.tracker.log_metrics(trained.run_id, scores, model_id=model_id)
     task = get_task(recipe.task)
     if not task.players or "label" in task.needs:
         return {}
-    name = f"genoise-{recipe.data.source}"
     with _REGISTERING:
         version, _ = run.tracker.register_encoder(
             name,
             model_id,
-            f"{benchmark.name}/val/top1",
+            f"{metric}/val/top1",
             best_val(value),
             description=f"{recipe.name}, seed {recipe.training.seed}: {recipe.summary}\n\n{_story(value)}",
             about=ABOUT.format(name=name, source=recipe.data.source),

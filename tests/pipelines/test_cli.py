@@ -70,6 +70,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         value = {"encoder": "models:/m-1", "n": 20, "warnings": ["few samples"]}
         return SimpleNamespace(
             rows=[{"recipe": "rotation", "test": 61.25}],
+            notes=["no test split"],
             to_json=lambda: '{"rows": []}',
             run_id="r1",
             fingerprint="f1",
