@@ -218,6 +218,9 @@ class Recipe(Config):
         default_factory=dict, description="the task's own options; see `genoise tasks NAME`"
     )
     data: DataConfig = Field(DataConfig(), description="see below")
+    score_on: DataConfig | None = Field(
+        None, description="labelled data that scores the encoder, with the keys of `data`; null: `data` itself"
+    )
     encoder: EncoderConfig = Field(EncoderConfig(), description="see below")
     training: TrainingConfig = Field(TrainingConfig(), description="see below")
     weights: dict[str, float] = Field(
@@ -228,6 +231,30 @@ class Recipe(Config):
     )
     search: dict[str, Any] = Field(default_factory=dict, description="key: range or choices, for `genoise sweep`")
     benchmarks: tuple[str, ...] = Field(("linear",), description="names of the protocols that score the encoder")
+
+    @property
+    def scored(self) -> DataConfig:
+        """The data that the encoder is scored on."""
+        return self.score_on or self.data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_large(cls, values: Any) -> Any:
+        """An encoder is scored at the size of its training, unless somebody says another: `_one_size` refuses that."""
+        if not isinstance(values, dict) or not isinstance(values.get("score_on"), dict):
+            return values
+        data = values.get("data", {})
+        size = data.get("size") if isinstance(data, dict) else getattr(data, "size", None)
+        return values if size is None else {**values, "score_on": {"size": size, **values["score_on"]}}
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.scored.size != self.data.size:
+            raise ValueError(
+                f"score_on.size={self.scored.size}: an encoder is scored at the size of its training, "
+                f"data.size={self.data.size}: leave score_on.size out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights(self) -> Self:

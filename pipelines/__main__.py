@@ -70,6 +70,14 @@ Splits = Annotated[
         show_default="by names that leave no doubt",
     ),
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PLACE",
+        help="Labelled images that score: a folder, shards, s3://..., or SOURCE:PATH.",
+        show_default="those that are trained on",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(
@@ -236,6 +244,7 @@ def transfer(
     source: Source = None,
     root: Root = None,
     splits: Splits = None,
+    on: On = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -252,11 +261,12 @@ def transfer(
     Examples:
       genoise transfer --encoder models:/genoise-shapes@best --benchmark linear
       genoise transfer --encoder ./encoder --benchmark linear --source cifar10 --root ./cifar-10-binary.tar.gz
+      genoise transfer --encoder ./encoder --on ./labelled
       genoise transfer --encoder ./encoder --benchmark linear --set benchmark.layers=[conv3,conv4]
     """
     from pipelines.recipes import load_places
 
-    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], splits=splits)
+    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], splits=splits, on=on)
     from pipelines import terminal
     from pipelines import transfer as pipeline
 
@@ -278,6 +288,7 @@ def table(
         list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Names or .yaml files; none: every built-in task.")
     ] = None,
     seeds: Seeds = 1,
+    on: On = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -288,18 +299,20 @@ def table(
 ) -> None:
     """Pretrain and score several recipes in one table.
 
-    Random, rescaled and supervised encoders stand beside them, so that a score can be read.
+    Random, rescaled and supervised encoders stand beside them, so that a score can be read. Where the images have no
+    labels, others that have some score the encoders: --on.
 
     \b
     Examples:
       genoise table
       genoise table rotation my/recipe.yaml --seeds 3
+      genoise table rotation --set data.source=folder --set data.root=./photos --on ./labelled
       genoise table --set data.source=cifar10 --set data.root=./cifar-10-binary.tar.gz --seeds 3
     """
     from pipelines.recipes import comparable, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(recipes or comparable(), set_ or []), seeds, session, json_, set_ or [])
+    _table(load_recipes(recipes or comparable(), set_ or [], on), seeds, session, json_, set_ or [])
 
 
 @app.command()
@@ -334,6 +347,7 @@ def sweep(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Of the sweep and what it leaves.", show_default="the recipe's")
     ] = None,
+    on: On = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -357,7 +371,7 @@ def sweep(
     """
     from pipelines.recipes import load_recipes
 
-    loaded = load_recipes(recipes, set_ or [])
+    loaded = load_recipes(recipes, set_ or [], on)
     from pipelines import sweep as pipeline
     from pipelines import terminal
     from pipelines.sweeps.budget import parse_budget

@@ -30,6 +30,7 @@ from pipelines.wish import Wish
 Value = dict[str, Any]
 BATCH = 32
 GRID = 64  # pictures of noise that the overview shows
+GRID_FILE = "grid.png"
 NAMED = 20  # skipped images that the result names
 
 
@@ -101,7 +102,7 @@ def plan(uri: str, wish: Wish, session: Session) -> Value:
     """What `generate` would make; raises as it does, before anything is written."""
     maker = Maker(load_task(fetch_task(uri, session), wish.side), wish)
     names = [name for _, name in _names(wish)] if wish.images else _noise_names(maker, wish)
-    _check_new(wish, names)
+    _check_new(wish, names if wish.images else [*names, GRID_FILE])
     return {
         "task": maker.task.name,
         "pictures": len(names),
@@ -150,7 +151,7 @@ def _of_image(maker: Maker, wish: Wish, image_3HW: Tensor, number: int) -> Tenso
 def _of_noise(maker: Maker, wish: Wish, session: Session) -> Value:
     """Pictures of noise, and an overview of the first of them, a column per class."""
     names = _noise_names(maker, wish)
-    _check_new(wish, [*names, "grid.png"])
+    _check_new(wish, [*names, GRID_FILE])
     blank_13SS = torch.full((1, 3, maker.side, maker.side), 128, dtype=torch.uint8)
     first: list[Tensor] = []
     with terminal.Watch(session.quiet) as watch:
@@ -161,7 +162,7 @@ def _of_noise(maker: Maker, wish: Wish, session: Session) -> Value:
                 _write(pixels_of(picture_3HW), wish.to / names[number])
             first += made[: max(0, GRID - len(first))]
             watch.update("generate", "generate", numbers[-1] + 1, wish.count)
-    _write(grid(torch.stack(first), len(maker.labels) if len(maker.labels) > 1 else None), wish.to / "grid.png")
+    _write(grid(torch.stack(first), len(maker.labels) if len(maker.labels) > 1 else None), wish.to / GRID_FILE)
     return _value(maker, wish, wish.count)
 
 
@@ -192,7 +193,9 @@ def _names(wish: Wish) -> list[tuple[Path, str]]:
 
 
 def _check_new(wish: Wish, names: Sequence[str]) -> None:
-    """Raise UserError where something would be lost."""
+    """Raise UserError where something would be lost, or nothing can be written."""
+    if wish.to.exists() and not wish.to.is_dir():
+        raise UserError(f"--to {wish.to} is a file: give a folder")
     if wish.images and wish.images.is_dir() and wish.images.resolve() == wish.to.resolve():
         raise UserError(f"--to {wish.to} is the folder of the images: give another one")
     there = [name for name in names if (wish.to / name).exists()]

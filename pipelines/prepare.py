@@ -8,7 +8,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,7 @@ def prepare_step(config: DataConfig) -> Step:
     source = _open(config.model_dump_json(), content)
     kept_where = {"url": absolute(config.url)} if config.url else {}
     revision = source.revision + revision_of_cut(source, config)
+    _check_place(source, config)
     return Step(
         name="prepare",
         label=f"prepare {config.source}",
@@ -121,6 +122,12 @@ def prepare_step(config: DataConfig) -> Step:
         body=lambda run, inputs: _write(source, config, content, run),
         params={"data": config.model_dump(mode="json")},
     )
+
+
+def _check_place(source: Source, config: DataConfig) -> None:
+    """UserError where a folder that was named holds another data set. A bucket is asked when it is written to."""
+    if config.url and not is_remote(config.url) and (Path(config.url) / INDEX_NAME).is_file():
+        check_extends(read_index_at(config.url), source, config, absolute(config.url))
 
 
 def _open_step(config: DataConfig) -> Step:
@@ -358,6 +365,33 @@ def labels_of(value: Value) -> int:
     What was prepared before there was ``labels`` has it under ``classes``.
     """
     return int(value["labels" if "labels" in value else "classes"] or 0)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a data set before an image is looked at."""
+
+    fields: tuple[str, ...]
+    labels: int  # classes that samples are labelled with; 0: unlabelled
+    samples: dict[str, int]  # by split; broken ones are still among them
+
+
+def facts_of(config: DataConfig) -> Facts | None:
+    """What the source, or the index, says of a data set; None for shards of others until they have an index.
+
+    Raises UserError for a source that cannot be read.
+    """
+    if config.source == PREPARED:
+        url = absolute(config.url or "")
+        if not Storage(url).exists(INDEX_NAME):
+            return None
+        index = limited(read_index_at(url), config.samples)
+        fields, classes = tuple(index.fields), index.classes
+        samples = {split: index.samples(split) for split in index.splits}
+    else:
+        source = _open(config.model_dump_json(), _content_of(config))
+        fields, classes, samples = tuple(source.fields), source.classes, expected_samples(config)
+    return Facts(fields, len(classes) if "label" in fields else 0, samples)
 
 
 def expected_samples(config: DataConfig) -> dict[str, int]:

@@ -23,9 +23,10 @@ from infra.errors import Interrupted, OutsideError, disk_fault
 from infra.tracking import flatten
 from pipelines import steps
 from pipelines.checkpoints import Checkpoints
+from pipelines.checks import check_recipe_on
 from pipelines.encoders import fetch_named, identified
 from pipelines.parallel import result_of
-from pipelines.prepare import data_of, expected_samples, labels_of, prepare_step
+from pipelines.prepare import data_of, facts_of, labels_of, prepare_step
 from pipelines.recipes import write_recipe
 from pipelines.remote import Files, unpacked
 from pipelines.session import Session
@@ -79,7 +80,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     labels), ``step`` of the weights that are kept, ``steps`` in all, ``seconds``. Raises UserError where the data does
     not fit the task, Diverged where training broke down.
     """
-    what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "search", "benchmarks"})
+    what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "score_on", "search", "benchmarks"})
     task = get_task(recipe.task)
     training = {key: value for key, value in what["training"].items() if key not in HOW}
     if task.version > 1:
@@ -89,10 +90,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     what["options"] = identified(recipe)
     what["training"] = training if task.players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
-    if task.players:  # said now, before shards are written
-        expected = expected_samples(recipe.data)
-        if expected:
-            _steps(recipe, expected["train"])
+    check_recipe_on(recipe, facts_of(recipe.data))  # said now, before shards are written
     what["size"] = recipe.data.size
     return Step(
         name="pretrain",
@@ -112,7 +110,9 @@ def _shown(recipe: Recipe) -> dict[str, Any]:
 
     MLflow writes all parameters of a run above each of its pictures, which must leave room for the picture.
     """
-    changed = recipe.model_dump(mode="json", exclude={"summary", "search", "benchmarks"}, exclude_defaults=True)
+    changed = recipe.model_dump(
+        mode="json", exclude={"summary", "score_on", "search", "benchmarks"}, exclude_defaults=True
+    )
     return flatten(recipe.model_dump(mode="json", include=MAIN)) | flatten(changed)
 
 

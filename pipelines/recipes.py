@@ -74,26 +74,28 @@ def comparable() -> tuple[str, ...]:
     return tuple(name for name, each in loaded.items() if (each.data, each.encoder) == (shared.data, shared.encoder))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), on: str | None = None) -> Recipe:
     """A built-in recipe by its name, or the recipe in a .yaml file, with ``key=value`` texts laid over it.
 
-    Keys are dotted (``training.epochs``), values are YAML. Raises UserError for an unknown recipe or key, and for a
-    value out of its range. What only the task can judge is left to `check_recipe`.
+    Keys are dotted (``training.epochs``), values are YAML. ``on``: a place (see `data_at`) whose images score the
+    encoder, whatever the recipe's own ``score_on``. Raises UserError for an unknown recipe or key, and for a value out
+    of its range. What only the task can judge is left to `check_recipe`.
     """
     path = _find(name_or_path, Path(), recipes())
-    values = _overridden({"name": path.stem, **_read(path)}, overrides)
+    placed = {"score_on": data_at(on)} if on is not None else {}
+    values = _overridden({"name": path.stem, **_read(path), **placed}, overrides)
     try:
         return _with_stem(Recipe.parse(values), values)
     except UserError as error:
         raise _in_its_file(error, path, _plain) from None
 
 
-def load_recipes(names_or_paths: Sequence[str], overrides: Sequence[str] = ()) -> list[Recipe]:
+def load_recipes(names_or_paths: Sequence[str], overrides: Sequence[str] = (), on: str | None = None) -> list[Recipe]:
     """Several recipes, each checked by its task; raises UserError, also where two have the same name."""
     loaded: dict[str, Recipe] = {}
     said: dict[str, str] = {}
     for name_or_path in names_or_paths:
-        recipe = load_recipe(name_or_path, overrides)
+        recipe = load_recipe(name_or_path, overrides, on)
         if recipe.name in loaded:
             raise UserError(
                 f"two recipes are called {recipe.name!r}: give one of them another `name`, or leave it out "
@@ -155,11 +157,18 @@ def load_places(
     benchmark: str = "linear",
     overrides: Sequence[str] = (),
     splits: str | None = None,
+    on: str | None = None,
 ) -> Places:
-    """Data and benchmark for commands that take no recipe; what is not given is what the built-in recipes share."""
+    """Data and benchmark for commands that take no recipe; what is not given is what the built-in recipes share.
+
+    ``on``: a place (see `data_at`) instead of ``source`` and ``root``.
+    """
+    if on is not None and (source or root):
+        raise UserError("--on says where the images are: leave out --source and --root")
     places = {"source": source, "root": root, "url": url, "splits": splits}
     given = {key: value for key, value in places.items() if value is not None}
     shared = _read(BUILT_IN / f"{BASE}.yaml").get("data", {})
+    given |= data_at(on) if on is not None else {}
     values = {"data": {**shared, **given}, "benchmark": load_benchmark(benchmark).model_dump()}
     return Places.parse(_overridden(values, overrides))
 
@@ -199,6 +208,31 @@ def _parent(path: Path, parent: object) -> Path:
         return _find(str(parent), path.parent, (BASE, *recipes()))
     except UserError as error:
         raise UserError(f"{path}: extends: {error}") from None
+
+
+def data_at(place: str) -> dict[str, str]:
+    """The keys of ``data`` for what lies at a place: shards in a folder or bucket, else raw images or an archive.
+
+    ``SOURCE:PATH`` says which source reads it, ``shapes`` alone names one that needs no place. Raises UserError.
+    """
+    from components.data.foreign import NAME
+    from components.data.sources.base import all_sources
+
+    source, colon, path = place.partition(":")
+    if source in ("shards", *all_sources()) and (colon or not Path(place).exists()):
+        return {"source": source} | ({"url" if source == "shards" else "root": path} if path else {})
+    if place.startswith("s3://"):
+        return {"source": "shards", "url": place}
+    at = Path(place).expanduser()
+    if not at.exists():
+        names = ", ".join(all_sources())
+        raise UserError(
+            f"nothing at {place}: a folder of images or of shards, an archive, s3://bucket/prefix, or SOURCE:PATH "
+            f"would be right (sources are {names})"
+        )
+    if at.is_dir() and any(path.name == "index.json" or NAME.fullmatch(path.name) for path in at.iterdir()):
+        return {"source": "shards", "url": str(at)}
+    return {"source": "folder", "root": str(at)}
 
 
 def _find(name_or_path: str, folder: Path, names: Iterable[str]) -> Path:

@@ -38,6 +38,8 @@ class Step:
     config: Value
     body: Body
     inputs: tuple["Step", ...] = ()
+    after: tuple["Step", ...] = ()  # what must have ended well before it starts, and is not consumed
+    ready: Callable[[tuple[StepResult, ...]], None] | None = None  # looks at those results; raises where it is no use
     cores: int = 1  # CPUs, or GPUs where there are any, that it keeps busy
     cpus: int = 1  # those of them that each of its workers needs
     params: Value = field(default_factory=dict)  # what the tracker shows of it; ``config`` where empty
@@ -59,11 +61,11 @@ class Planned:
 
 
 def in_order(steps: Sequence[Step]) -> list[Step]:
-    """The steps and all that they consume, each once, inputs first."""
+    """The steps and all that they consume or wait for, each once, inputs first."""
     found: dict[str, Step] = {}
 
     def add(step: Step) -> None:
-        for other in step.inputs:
+        for other in (*step.inputs, *step.after):
             add(other)
         found.setdefault(step.fingerprint, step)
 
@@ -168,6 +170,9 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
 
     def execute(place: int, step: Step) -> StepResult:
         inputs = tuple(futures[other.fingerprint].result() for other in step.inputs)
+        before = tuple(futures[other.fingerprint].result() for other in step.after)
+        if step.ready:
+            step.ready(before)
         finished = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
         with nullcontext() if finished else cores.lend(step.cores, place):
             result = perform(step, inputs, workflow)

@@ -15,7 +15,8 @@ from components.transfer.protocol import gap_between
 from infra.cluster import connect
 from infra.tracking import open_tracker
 from pipelines import steps
-from pipelines.prepare import labels_of, prepare_step
+from pipelines.checks import check_recipe_on, data_name
+from pipelines.prepare import facts_of, labels_of, prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
 from pipelines.session import Session
@@ -27,12 +28,13 @@ from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front, record_of
 from pipelines.sweeps.report import Outcome, write_report
 from pipelines.sweeps.search import Search, failed_all
-from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap
+from pipelines.sweeps.space import Range, apply
+from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap, own_point
 from pipelines.sweeps.tuning import scheduler, tune_trials
 from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, scores_on_test
 from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
 from pipelines.table import beside
-from pipelines.transfer import best_val, split_of, validation_step
+from pipelines.transfer import best_val, check_labelled, check_prepared, split_of, validation_step
 from pipelines.workflow import StepResult, StepRun, Workflow
 
 Value = dict[str, Any]
@@ -127,7 +129,10 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
 
     Its value: ``trials`` (records), ``winner`` and ``front`` (numbers of trials), and what a report needs beside.
     """
+    _check_trials(wanted)
     bases = [pretrain_step(recipe) for recipe in wanted.recipes]
+    first = wanted.recipes[0]
+    scored = (prepare_step(first.score_on),) if first.score_on else ()
     ends = [
         validation_step(beside(recipe, load_recipe(end)), load_benchmark(recipe.benchmarks[0]))
         for recipe in wanted.recipes
@@ -144,21 +149,53 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
             "benchmarks": [recipe.benchmarks[0] for recipe in wanted.recipes],
         },
         body=lambda run, inputs: _search(wanted, cost or Cost(0.0, 0), run, inputs),
-        inputs=(prepare_step(wanted.recipes[0].data), *ends),
+        inputs=(prepare_step(first.data), *scored, *ends),
         cores=max(base.cores for base in bases),
         cpus=max(bases, key=lambda base: base.cores).cpus,
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
 
 
+def _check_trials(wanted: Sweep) -> None:
+    """Raise UserError for what a trial, or its score, would be refused for; before any of them runs."""
+    for recipe in wanted.recipes:
+        check_labelled(load_benchmark(recipe.benchmarks[0]), recipe.scored)
+        facts = facts_of(recipe.data)
+        check_recipe_on(recipe, facts)
+        for key, over in wanted.space.keys.items():
+            for value in (over.value(0.0), over.value(1.0)) if isinstance(over, Range) else over.values:
+                try:
+                    check_recipe_on(apply(recipe, own_point({key: value}, recipe)), facts)
+                except UserError as error:
+                    raise UserError(f"search: {key}={value}: {error}") from None
+    first = wanted.recipes[0]
+    facts = facts_of(first.data)
+    if facts and wanted.scheduler != "none":
+        if not facts.labels:
+            raise _unprobed(wanted)
+        if wanted.scheduler == "pbt" and len(probe_steps(first, facts.samples["train"])) < 2:
+            raise _too_few_probes()
+
+
+def _unprobed(wanted: Sweep) -> UserError:
+    return UserError(
+        f"--scheduler {wanted.scheduler} goes by probes in the course of a training, on its own data, and "
+        f"{data_name(wanted.recipes[0].data)} has no labels: leave --scheduler out"
+    )
+
+
+def _too_few_probes() -> UserError:
+    return UserError("--scheduler pbt changes weights after probes: --set training.probe_every lower")
+
+
 def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
     """The body of the search."""
-    prepared, *ends = inputs
-    if not labels_of(prepared.value):
-        raise UserError(
-            "a sweep is judged by transfer, which needs labels, and the data has none: use a labelled source"
-        )
-    check_labels_seen(prepared.value.get("unseen", {}), ("val",))
+    (prepared, *ends), base = inputs, wanted.recipes[0]
+    scored = ends.pop(0) if base.score_on else prepared
+    check_prepared(load_benchmark(base.benchmarks[0]), base.scored, scored)
+    check_labels_seen(scored.value.get("unseen", {}), ("val",))
+    if wanted.scheduler != "none" and not labels_of(prepared.value):
+        raise _unprobed(wanted)
     connect(run.workflow.session.address)
     nodes, training = nodes_of_cluster(), wanted.recipes[0].training
     places = side_by_side(nodes, training.workers, training.cpus)
@@ -173,7 +210,7 @@ def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, .
         run.workflow.on_interrupt(search.stop_all)  # and no more are started
         ends_of_probes = probe_steps(wanted.recipes[0], trials.samples)
         if wanted.scheduler == "pbt" and len(ends_of_probes) < 2:
-            raise UserError("--scheduler pbt changes weights after probes: --set training.probe_every lower")
+            raise _too_few_probes()
         tune_trials(search, desk, scheduler(wanted.scheduler, ends_of_probes), run.folder, own_node())
     finally:
         desk.close()

@@ -11,6 +11,7 @@ from components.tasks.base import get_task
 from components.transfer.probe import WIDEN
 from components.transfer.protocol import gap_between, gap_share, mean_interval
 from pipelines import steps
+from pipelines.checks import data_name, has_labels
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
@@ -90,6 +91,7 @@ def plan(recipes: Sequence[Recipe], seeds: int, session: Session, overrides: Seq
 
 
 def _cells(recipes: Sequence[Recipe], seeds: int, overrides: Sequence[str] = ()) -> list[Cell]:
+    recipes = [on_labels(recipe) for recipe in recipes]
     added = yardsticks(recipes, overrides)
     _check_yardsticks([*added, *recipes])
     return [
@@ -154,14 +156,34 @@ def _is_end(recipe: Recipe, task: str, beside: Sequence[Recipe]) -> bool:
 
 
 def _setting(recipe: Recipe) -> tuple[str, str]:
-    return recipe.data.canonical(), recipe.encoder.canonical()
+    return recipe.scored.canonical(), recipe.encoder.canonical()
 
 
 def beside(like: Recipe, yardstick: Recipe) -> Recipe:
     """The yardstick as it stands beside a recipe: same data, same network, trained as long."""
     training = yardstick.training.model_copy(update={key: getattr(like.training, key) for key in SHARED})
     changes = {"data": like.data, "encoder": like.encoder, "benchmarks": like.benchmarks, "training": training}
-    return yardstick.model_copy(update=changes)
+    return on_labels(yardstick.model_copy(update=changes | {"score_on": like.score_on}))
+
+
+def on_labels(recipe: Recipe) -> Recipe:
+    """The recipe; supervised training takes place on the data that is scored where the other has no labels."""
+    if recipe.task == "supervised" and recipe.score_on and not has_labels(recipe.data):
+        return recipe.model_copy(update={"data": recipe.score_on})
+    return recipe
+
+
+def data_notes(recipes: Sequence[Recipe]) -> list[str]:
+    """Which row saw what, where rows are scored on other data than they were trained on."""
+    elsewhere = [recipe for recipe in recipes if recipe.score_on and get_task(recipe.task).players]
+    notes: dict[str, list[str]] = {}
+    for recipe in elsewhere:
+        trained, scored = data_name(recipe.data), data_name(recipe.scored)
+        what = f"trained on {trained}, scored on {scored}"
+        if recipe.data == recipe.score_on and recipe.task == "supervised":
+            what = f"trained on what is scored, {scored}: the others' data has no labels"
+        notes.setdefault(what, []).append(recipe.name)
+    return [f"{', '.join(sorted(set(names)))}: {what}" for what, names in notes.items()]
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -211,7 +233,7 @@ def _table(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> T
     for (_, place), group in groups.items():
         by_place.setdefault(place, []).append(group)
     rows: list[Row] = []
-    notes: dict[str, None] = {}  # each said once
+    notes = dict.fromkeys(data_notes([cell.recipe for cell in cells]))  # each said once
     for together in by_place.values():
         ends = [_end(task, together) for task in ENDS]
         rows += [_row(group, ends) for group in together]

@@ -1,6 +1,7 @@
 """encoder -> scores: a benchmark's fixed protocol, run as one Ray task."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from components.transfer.protocol import UNTESTED, run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
+from pipelines.checks import data_name, has_labels
 from pipelines.parallel import result_of
 from pipelines.prepare import data_of, labels_of, open_split, prepare_step
 from pipelines.pretrain import pretrain_step
@@ -52,11 +54,11 @@ def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
 
     Its value is the score (`components.transfer.protocol.Score`) as JSON; it is logged at the encoder's model too.
     """
-    trained, data = _if_seen(pretrain_step(recipe), ("val", "test")), prepare_step(recipe.data)
+    trained, data = _inputs(recipe, benchmark, ("val", "test"))
 
     def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
         value = _score(run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size)
-        return value | _publish(run, inputs[0], recipe, benchmark, value)
+        return value | _publish(run, inputs[0], inputs[1], recipe, benchmark, value)
 
     return Step(
         name="transfer",
@@ -78,23 +80,46 @@ def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
         body=lambda run, inputs: _score(
             run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size, unseen="test"
         ),
-        inputs=(_if_seen(pretrain_step(recipe), ("val",)), prepare_step(recipe.data)),
+        inputs=_inputs(recipe, benchmark, ("val",)),
     )
 
 
-def _if_seen(trained: Step, splits: tuple[str, ...]) -> Step:
-    """A training that does not begin where no label to be scored on occurs in the training split."""
+def _inputs(recipe: Recipe, benchmark: ProbeConfig, splits: Sequence[str]) -> tuple[Step, Step]:
+    """The training, and the data to be scored on; the training does not begin before that is known to have labels, and
+    such as occur in its training split."""
+    check_labelled(benchmark, recipe.scored)
+    data = prepare_step(recipe.scored)
 
-    def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
-        check_labels_seen(inputs[0].value.get("unseen", {}), splits)
-        return trained.body(run, inputs)
+    def check(done: Sequence[StepResult]) -> None:
+        check_prepared(benchmark, recipe.scored, done[0])
+        check_labels_seen(done[0].value.get("unseen", {}), splits)
 
-    return replace(trained, body=body)
+    return replace(pretrain_step(recipe), after=(data,), ready=check), data
+
+
+def check_labelled(benchmark: ProbeConfig, data: DataConfig) -> None:
+    """Raise UserError where a benchmark is to be measured on data that is known to have no labels."""
+    if not has_labels(data):
+        raise _unlabelled(benchmark, data)
+
+
+def check_prepared(benchmark: ProbeConfig, data: DataConfig, prepared: StepResult) -> None:
+    """As `check_labelled`, of shards of others, of which nobody knew before they were looked into."""
+    if not labels_of(prepared.value):
+        raise _unlabelled(benchmark, data)
+
+
+def _unlabelled(benchmark: ProbeConfig, data: DataConfig) -> UserError:
+    return UserError(
+        f"benchmark {benchmark.name!r} needs labels, and {data_name(data)} has none: score on labelled images, such as "
+        "--on ./labelled (images in folders by class, shards, or cifar10:PATH)"
+    )
 
 
 def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
     folder = open_tracker(session.home, session.tracking_uri).fetch_encoder(encoder, session.folder("cache"))
+    check_labelled(benchmark, data)
     probed_layers(load_encoder(folder), benchmark)  # says now, in one line, what does not fit
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
     return Step(
@@ -167,20 +192,24 @@ def best_val(value: Value) -> float:
     return float(value["layers"][value["layer"]])
 
 
-def _publish(run: StepRun, trained: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value) -> Value:
+def _publish(
+    run: StepRun, trained: StepResult, scored: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value
+) -> Value:
     """Put the score on the encoder's model; register what was learned without labels, the highest as `best`."""
     model_id = trained.value["model_id"]
-    scores = {f"{benchmark.name}/{key}": number for key, number in _metrics(value).items()}
+    name, metric = f"genoise-{recipe.data.source}", benchmark.name
+    if recipe.score_on:  # scores on other images are another measure, and their best another model
+        name, metric = f"{name}-on-{recipe.score_on.source}", f"{metric} on {scored.value['index'][:8]}"
+    scores = {f"{metric}/{key}": number for key, number in _metrics(value).items()}
     run.tracker.log_metrics(trained.run_id, scores, model_id=model_id)
     task = get_task(recipe.task)
     if not task.players or "label" in task.needs:
         return {}
-    name = f"genoise-{recipe.data.source}"
     with _REGISTERING:
         version, _ = run.tracker.register_encoder(
             name,
             model_id,
-            f"{benchmark.name}/val/top1",
+            f"{metric}/val/top1",
             best_val(value),
             description=f"{recipe.name}, seed {recipe.training.seed}: {recipe.summary}\n\n{_story(value)}",
             about=ABOUT.format(name=name, source=recipe.data.source),

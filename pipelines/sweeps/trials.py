@@ -61,7 +61,12 @@ def scored(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def collapse_floor(classes: int) -> float:
-    """The probe up to which an encoder is no better than one that says the same of every picture."""
+    """The probe up to which an encoder is no better than one that says the same of every picture.
+
+    Without labels nothing is probed, and no value of a probe says anything: then it is below them all.
+    """
+    if not classes:
+        return -1.0
     chance = 1 / classes
     return chance + LUCK * math.sqrt(chance * (1 - chance) / PROBE_SAMPLES[1])
 

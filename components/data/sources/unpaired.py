@@ -50,6 +50,7 @@ class Unpaired(Source):
         other = "B" if options.image == "A" else "A"
         prefixes = {options.image: "", other: "other_"}
         self._files = _by_table(self._root, prefixes, config.splits) if told_table(config) else {}
+        folders: list[Path] = [self._root] if told_table(config) else []
         if not told_table(config):
             split_of = _split_folders(self._root, config.splits)
             if config.splits is None:
@@ -57,6 +58,7 @@ class Unpaired(Source):
             for name, split in split_of.items():
                 folder = subfolder(self._root, name, self.name)
                 if folder:
+                    folders.append(folder)
                     files = [(f"{folder.name}/{path}", path, folder / path) for path in list_images(folder)]
                     self._files.setdefault(prefixes[name[-1]] + split, []).extend(files)
         for split, letter in (("train", options.image), ("other_train", other)):
@@ -68,7 +70,7 @@ class Unpaired(Source):
         self.left_out = count_left_out(self._root, {p for files in self._files.values() for _, _, p in files})
         self.splits = {split: len(self._files[split]) for split in SPLITS if self._files.get(split)}
         self.fields = {"image": IMAGE_EXTENSIONS}
-        self.listed = tuple(self._folders.values())
+        self.listed = tuple(folders)
 
     def read(self, split: str, index: int) -> Sample:
         """One picture of either domain, cleaned. Raises BrokenImage."""

@@ -1,0 +1,124 @@
+"""What can be said before anything runs: whether a recipe's task, options, weights and data go together.
+
+Steps are made by these checks, in a dry run as in a real one, so that both refuse the same, in the same words.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from components.config import DataConfig, OptimizerConfig, Recipe
+from components.data.order import Plan, check_divisible
+from components.errors import UserError, unknown
+from components.tasks.base import build_task, get_task, resolve_weights
+from pipelines.encoders import identified, named_by
+from pipelines.prepare import Facts, facts_of
+from pipelines.streams import STREAMS
+
+UNKNOWN = 10  # classes of data of which nobody knows yet whether it has labels
+# What gives samples a field, for whoever lacks it.
+SOURCES = {
+    "label": "images in folders by class, or another labelled source",
+    "target": "pairs, with the source pairs",
+    "edges": "the source shapes, or shards with edges.png",
+    "mask": "images with masks, with the source masks, voc or coco",
+    "other": "two domains, with the source unpaired",
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a task says of itself once its networks are built with its options."""
+
+    name: str
+    terms: tuple[str, ...]
+    players: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+_BUILT: dict[str, Built] = {}
+
+
+def built(recipe: Recipe, classes: int) -> Built | None:
+    """The recipe's task, built once per process; None where its options name an encoder that lies elsewhere.
+
+    Raises UserError for options that do not go together, or not with the size of the images.
+    """
+    named = named_by(recipe)
+    if any("://" in uri or uri.startswith(("models:/", "runs:/")) for uri in named.values()):
+        return None
+    key = json.dumps([recipe.task, identified(recipe), recipe.encoder.canonical(), recipe.data.size, classes])
+    if key not in _BUILT:
+        task = build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes, seed=0)
+        _BUILT[key] = Built(task.name, tuple(task.terms), tuple(task.players), tuple(task.needs))
+    return _BUILT[key]
+
+
+def check_recipe_on(recipe: Recipe, facts: Facts | None) -> None:
+    """Raise UserError where the recipe cannot be trained on data with these ``facts`` (None: nobody knows them yet)."""
+    task = get_task(recipe.task)
+    if facts and "label" in task.needs and not facts.labels:
+        raise lacking(task.name, "label", facts)
+    found = built(recipe, facts.labels if facts else UNKNOWN)
+    if found:
+        _check_words(recipe, found)
+        if facts:
+            check_fields(found.name, found.needs, facts)
+    if facts and task.players:
+        training = recipe.training
+        check_divisible(
+            Plan(facts.samples.get("train", 0), training.batch, training.epochs),
+            training.workers,
+            training.micro_batches,
+        )
+
+
+def _check_words(recipe: Recipe, found: Built) -> None:
+    """Terms and players that the task has, and these options do not."""
+    task = get_task(recipe.task)
+    for weights in (recipe.weights, *recipe.weight_changes.values()):
+        for term in weights:
+            if term not in found.terms:
+                resolve_weights(task, {term: 1.0})  # says it of a term that no options bring
+                raise UserError(
+                    f"weights.{term}: with these options task {task.name!r} has no such term, but "
+                    f"{', '.join(found.terms)}: leave it out, or set the option that brings it "
+                    f"(`genoise tasks {task.name}`)"
+                )
+    for player, changes in recipe.training.players.items():
+        if player not in found.players:
+            raise unknown(f"player of task {task.name!r}:", player, found.players)
+        OptimizerConfig.parse(changes, f"training.players.{player}.")
+
+
+def check_fields(task: str, needs: Sequence[str], facts: Facts) -> None:
+    """Raise UserError for a field, a second domain or a split that the task needs and the data lacks."""
+    for split in ("train", "val"):
+        if not facts.samples.get(split):
+            raise UserError(
+                f"the splits train and val are needed, and the data has {', '.join(facts.samples) or 'none'}: prepare "
+                "it anew"
+            )
+    for field in needs:
+        there = "other_train" in facts.samples if field == "other" else field in facts.fields
+        if field != STREAMS[1] and not there:
+            raise lacking(task, field, facts)
+
+
+def lacking(task: str, field: str, facts: Facts) -> UserError:
+    """The error for data that does not hold what a task needs."""
+    if field == "label":
+        return UserError(f"task {task!r} needs labels, and the data has none: use a labelled source or another task")
+    fix = SOURCES.get(field, "data that has it")
+    return UserError(f"task {task!r} needs the field {field!r}, and the data has {', '.join(facts.fields)}: use {fix}")
+
+
+def data_name(config: DataConfig) -> str:
+    """A data set as a person knows it."""
+    return " ".join(part for part in (config.source, config.url if config.source == "shards" else config.root) if part)
+
+
+def has_labels(config: DataConfig) -> bool:
+    """Whether the data is known to be labelled; shards of others, of which nobody knows, are taken to be."""
+    facts = facts_of(config)
+    return facts is None or facts.labels > 0
