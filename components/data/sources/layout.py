@@ -126,7 +126,8 @@ def check_no_splits(root: Path, tops: Sequence[str], classes: bool = True) -> No
     meant = [split for split in guess.values() if split]
     others = [top for top in tops if top not in named]
     if named and others:
-        shown = ["what lies loose" if top == LOOSE else top for top in others]
+        loose = first_of(sorted(path.name for path in root.iterdir() if path.is_file()), 3)
+        shown = [f"what lies loose ({loose})" if top == LOOSE else top for top in others]
         doubt = f"{first_of(named, 5)} {_are(named, 'named')} as splits are, {first_of(shown, 5)} {_are(shown, 'not')}"
     elif len(set(meant)) < len(meant):
         doubt = f"several folders mean one split ({first_of(folders, 5)})"

@@ -58,7 +58,7 @@ def test_common_names_of_splits_work_by_themselves(tmp_path: Path, val: str) -> 
     ("there", "said", "advice"),
     [
         (["train/a/1.png", "test/a/1.png", "docs/1.png"], "docs is not", "--splits train=train,test=test "),
-        (["train/a/1.png", "dev/a/1.png", "1.png"], "what lies loose is not", "--splits train=train,val=dev "),
+        (["train/a/1.png", "dev/a/1.png", "1.png"], "what lies loose (", "--splits train=train,val=dev "),
         (["train/a/1.png", "unlabeled/1.png"], "unlabeled is not", "--splits train=train "),
         (["a/1.png", "unlabeled/1.png"], "nobody knows which split unlabeled is", "--splits train=a+unlabeled "),
         (["train/1.png", "val/1.png", "dev/1.png"], "several folders mean one", "--splits train=train,val=dev+val "),
