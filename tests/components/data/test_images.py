@@ -249,7 +249,7 @@ def kinds(rgb: NDArray[np.uint8]) -> dict[str, bytes]:
         "colour key": saved(image, "PNG", transparency=tuple(rgb[0, 0].tolist())),
         "one bit": saved(image.convert("1"), "PNG"),
         "16-bit grey": wide_png(grey16),
-        "12-bit grey": wide_png(grey16 >> 4),
+        "12-bit grey": wide_png((grey16 >> 4).astype(np.uint16)),
         "16-bit colour": wide_png(rgb.astype(np.uint16) * 257),
         "16-bit colour with alpha": wide_png(np.dstack([rgb, alpha]).astype(np.uint16) * 257),
         "16-bit TIFF": saved(Image.fromarray(grey16), "TIFF"),
