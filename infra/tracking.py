@@ -602,7 +602,7 @@ def _open_client(uri: str) -> "MlflowClient":
         database.parent.mkdir(parents=True, exist_ok=True)
         _check_database(uri, database)
         # Two processes that create the tables at once trip over each other.
-        with open(f"{database}.lock", "w") as lock, warnings.catch_warnings():
+        with open(f"{database}.lock", "a") as lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what MLflow's own tables warn of is no news to anybody here
             fcntl.flock(lock, fcntl.LOCK_EX)
             client = MlflowClient(uri, registry_uri=uri)

@@ -268,12 +268,15 @@ def _passed_over(config: str, content: str) -> PassedOver:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _build(config: Value, content: str, plan_values: Value, url: str, recorded: bool, cache: str) -> Value:
+def _build(
+    config: Value, content: str, plan_values: Value, url: str, recorded: bool, cache: str | None = None
+) -> Value:
     """Write one shard and its record, to a folder or by way of a temporary one to a bucket; or find it finished.
 
-    ``cache`` is where unpacked archives are kept.
+    ``cache`` is where unpacked archives are kept, where that is not what the environment says.
     """
-    use_cache(Path(cache))
+    if cache:
+        use_cache(Path(cache))
     data, plan, storage = DataConfig.model_validate(config), ShardPlan.model_validate(plan_values), Storage(url)
     source = _open(data.model_dump_json(), content)
     names = names_of(source, plan)

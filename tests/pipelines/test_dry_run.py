@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def test_a_dry_run_leaves_everything_as_it_is(
     code = run([word.format(archive) for word in command] + ["--home", str(tmp_path / "home"), "--dry-run"])
     assert code == 0, capsys.readouterr().err
     assert "would" in capsys.readouterr().out
+    assert snapshot(tmp_path) == before
+
+
+def test_a_dry_run_leaves_a_home_that_is_there_as_it_is(
+    tmp_path: Path, archive: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copytree(empty_store, tmp_path / "home")
+    prepare._open.cache_clear()
+    before = snapshot(tmp_path)
+    assert run(["prepare", "folder", "--root", str(archive), "--home", str(tmp_path / "home"), "--dry-run"]) == 0
     assert snapshot(tmp_path) == before
 
 

@@ -133,6 +133,6 @@ def test_what_is_done_to_images_of_others_is_counted(tmp_path: Path) -> None:
                 tar.addfile(info, io.BytesIO(data))
     index = index_folder(tmp_path)
     assert index.converted == {"12-bit grey stretched by 4095": 2, "EXIF rotation": 2}
-    dataset = ShardedDataset(index, "train", lambda name: tmp_path / name, 8)
-    image_BCSS = dataset.get(np.array([0]))["image"]
+    shown = ShardedDataset(index, "train", lambda name: tmp_path / name, 8)
+    image_BCSS = shown.get(np.array([0]))["image"]
     assert image_BCSS.float().mean() == pytest.approx(127.5, abs=8) and image_BCSS.min() < 30  # not white, not black
