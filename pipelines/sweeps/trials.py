@@ -13,6 +13,7 @@ from pathlib import Path
 from components.config import Recipe
 from components.errors import Diverged, Stopped, UserError
 from components.pictures.measure import MeasureConfig
+from components.tasks.base import Task, get_task
 from components.transfer.protocol import gap_closed
 from infra.errors import OutsideError
 from pipelines.checkpoints import LIST, Checkpoints
@@ -51,6 +52,12 @@ def own_point(point: Point, base: Recipe) -> Point:
     return {
         key: value for key, value in point.items() if not key.startswith("weights.") or key.split(".", 1)[1] in terms
     }
+
+
+def measurable(objectives: Sequence[Objective], recipe: Recipe) -> list[Objective]:
+    """The objectives that a recipe can have: a network without training makes no pictures."""
+    shows = get_task(recipe.task).samples is not Task.samples
+    return [objective for objective in objectives if shows or objective.name not in PICTURES]
 
 
 def collapse_floor(classes: int) -> float:
@@ -147,7 +154,8 @@ class Trials:
                 raise Stopped(f"step {known}")
         trained = self.steps.result(step, record.run_id)
         scores = {
-            objective.name: self._measured(objective, recipe, trained, record.run_id) for objective in self.objectives
+            objective.name: self._measured(objective, recipe, trained, record.run_id)
+            for objective in measurable(self.objectives, recipe)
         }
         new = step.fingerprint not in paid
         cores = training.workers * training.cpus if new else 0
