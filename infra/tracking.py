@@ -414,12 +414,20 @@ class Tracker:
 
     @_readable
     def register_encoder(
-        self, name: str, model_id: str, metric: str, score: float, description: str = "", about: str = ""
+        self,
+        name: str,
+        model_id: str,
+        metric: str,
+        score: float,
+        description: str = "",
+        about: str = "",
+        tags: Mapping[str, str] | None = None,
     ) -> tuple[int, bool]:
         """Make a model a version of the registered model ``name``; the alias `best` moves to it if ``score`` is higher.
 
-        Scores are compared only under the same ``metric``. Registering a model again returns the version it has.
-        ``description`` is the version's, ``about`` that of the registered model, both Markdown.
+        Scores are compared only under the same ``metric``. Registering a model again returns the version it has,
+        with the new description and tags. ``description`` is the version's, ``about`` that of the registered model,
+        both Markdown; ``tags`` are the version's.
         Returns (version, whether it is now the best).
         """
         model = self.client.get_logged_model(model_id)
@@ -427,6 +435,10 @@ class Tracker:
         version = next((int(entry["version"]) for entry in known if entry["name"] == name), None)
         if version is None:
             version = self._create_version(name, model, {"metric": metric, "score": repr(score)}, known, description)
+        elif description and self.client.get_model_version(name, str(version)).description != description:
+            self.client.update_model_version(name, str(version), description)
+        for key, value in (tags or {}).items():
+            self.client.set_model_version_tag(name, str(version), key, value)
         if about and self.client.get_registered_model(name).description != about:
             self.client.update_registered_model(name, about)
         best = self._best(name)

@@ -91,16 +91,17 @@ def _check_words(recipe: Recipe, found: Built) -> None:
         OptimizerConfig.parse(changes, f"training.players.{player}.")
 
 
-def check_fields(task: str, needs: Sequence[str], facts: Facts) -> None:
-    """Raise UserError for a field, a second domain or a split that the task needs and the data lacks."""
-    for split in ("train", "val"):
+def check_fields(task: str, needs: Sequence[str], facts: Facts, splits: Sequence[str] = ("train", "val")) -> None:
+    """Raise UserError for a field, a second domain or one of the ``splits`` that the task needs and the data lacks."""
+    for split in splits:
         if not facts.samples.get(split):
             raise UserError(
-                f"the splits train and val are needed, and the data has {', '.join(facts.samples) or 'none'}: prepare "
-                "it anew"
+                f"the split {split} is needed, and the data has {', '.join(facts.samples) or 'none'}: prepare it anew"
             )
     for field in needs:
-        there = "other_train" in facts.samples if field == "other" else field in facts.fields
+        there = (
+            all(f"other_{split}" in facts.samples for split in splits) if field == "other" else field in facts.fields
+        )
         if field != STREAMS[1] and not there:
             raise lacking(task, field, facts)
 

@@ -9,23 +9,34 @@ import ray
 import torch
 
 from components.config import Recipe
-from components.errors import UserError
+from components.errors import UserError, unknown
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.pictures.classes import ByClass
 from components.pictures.extractors import Extractor, encoder_extractor, script_extractor
-from components.pictures.measure import MeasureConfig, measure_pictures, picture_rows
+from components.pictures.make import make_pictures
+from components.pictures.measure import (
+    COMPARED,
+    MeasureConfig,
+    check_enough,
+    chosen,
+    measure_pictures,
+    no_truth,
+    picture_rows,
+)
 from components.tasks.base import check_pictures, get_task
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines import steps
+from pipelines.checks import check_fields
 from pipelines.parallel import result_of
 from pipelines.pictures import strip
-from pipelines.prepare import data_of, prepare_step
+from pipelines.prepare import Facts, data_of, facts_of, prepare_step
 from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
 from pipelines.streams import Streams
-from pipelines.trained import RECIPE_FILE, TASK_FILE, fetch_task, load_task, recipe_of
+from pipelines.sweeps.budget import noise
+from pipelines.trained import RECIPE_FILE, TASK_FILE, Trained, fetch_task, load_task, recipe_of
 from pipelines.wish import Measurement
 from pipelines.workflow import StepResult, StepRun
 
@@ -61,6 +72,7 @@ def measure_step(wanted: Measurement, session: Session) -> Step:
     config = wanted.config
     files, digest = _extractor_files(wanted.extractor, config, session)
     judge, judge_digest = _classifier_files(wanted.classifier, session)
+    _check_measurable(load_task(folder, recipe.data.size), wanted, judge, facts_of(recipe.data))
     trained = {
         "weights": sha256_of(folder / TASK_FILE),
         "recipe": recipe.model_dump(mode="json", include={"task", "options", "encoder"}),
@@ -80,6 +92,33 @@ def measure_step(wanted: Measurement, session: Session) -> Step:
             "measure": config.model_dump(mode="json"),
         },
     )
+
+
+def _check_measurable(trained: Trained, wanted: Measurement, classifier: Files, facts: Facts | None) -> None:
+    """Raise UserError where the data, as far as it is known, or the task's pictures leave nothing to be measured."""
+    task, config = trained.task, wanted.config
+    if not (wanted.extractor or classifier):
+        batch = noise(task, 2, trained.side)
+        batch |= {field: batch[field] % max(1, trained.classes) for field in ("label", "mask") if field in batch}
+        rows = make_pictures(task, batch, torch.arange(2), config.seed, torch.device("cpu"))
+        if not any(title in rows and rows[title].shape == rows["truth"].shape for title in COMPARED if "truth" in rows):
+            raise no_truth(task.name)
+    if facts is None:
+        return
+    if config.split not in facts.samples:
+        raise unknown("split", config.split, facts.samples)
+    check_fields(task.name, task.needs, facts, (config.split,))
+    if wanted.extractor:
+        check_enough(len(chosen(facts.samples[config.split], config.samples)), config.split)
+    if classifier:
+        with unpacked(classifier) as folder:
+            check_classes(load_task(folder).classes, facts.labels)
+
+
+def check_classes(known: int, labels: int) -> None:
+    """Raise UserError where a classifier knows other classes than the data has."""
+    if known != labels:
+        raise UserError(f"--classifier knows {known} classes, and the data has {labels}: train it on this data")
 
 
 def _classifier_files(uri: str | None, session: Session) -> tuple[Files, dict[str, Any]]:
@@ -152,15 +191,15 @@ def _run(files: Files, data: Value, extractor: Files, classifier: Files, config:
     on = own_device()
     with unpacked(files) as folder:
         task = load_task(folder, data["size"]).task.to(on)
-    chosen = MeasureConfig.model_validate(config)
+    asked = MeasureConfig.model_validate(config)
     by_class = _by_class(classifier, data, on)
     needs = tuple(dict.fromkeys([*task.needs, "image", "label"])) if by_class else task.needs
-    split = Streams.open(data, chosen.split, needs)
-    score = measure_pictures(task, split, chosen, _with_digest(extractor, chosen.layer, on), on, by_class)
+    split = Streams.open(data, asked.split, needs)
+    score = measure_pictures(task, split, asked, _with_digest(extractor, asked.layer, on), on, by_class)
     first = np.arange(min(SHOWN, len(split)))
     shown = {"first": first} | ({"worst": np.array(score.worst)} if score.worst else {})
     pictures = {
-        name: strip({title: x.float() / 255 for title, x in picture_rows(task, split, ids, chosen.seed, on).items()})
+        name: strip({title: x.float() / 255 for title, x in picture_rows(task, split, ids, asked.seed, on).items()})
         for name, ids in shown.items()
     }
     return score.model_dump(mode="json"), pictures
@@ -173,10 +212,7 @@ def _by_class(files: Files, data: Value, on: torch.device) -> ByClass | None:
     with unpacked(files) as folder:
         trained = load_task(folder, data["size"])
         protocol = {"sha256": sha256_of(folder / TASK_FILE), "encoder": trained.recipe.encoder.model_dump()}
-    if trained.classes != data["classes"]:
-        raise UserError(
-            f"--classifier knows {trained.classes} classes, and the data has {data['classes']}: train it on this data"
-        )
+    check_classes(trained.classes, data["classes"])
     task = trained.task.to(on)
 
     def says(picture_B3HW: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap, own_point
 from pipelines.sweeps.tuning import scheduler, tune_trials
 from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, scores_on_test
 from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
+from pipelines.sweeps.worth import is_learned, warnings_of, worth_of
 from pipelines.table import beside
 from pipelines.transfer import best_val, check_labelled, check_prepared, split_of, validation_step
 from pipelines.workflow import StepResult, StepRun, Workflow
@@ -164,8 +165,9 @@ def _check_trials(wanted: Sweep) -> None:
         check_recipe_on(recipe, facts)
         for key, over in wanted.space.keys.items():
             for value in (over.value(0.0), over.value(1.0)) if isinstance(over, Range) else over.values:
+                point = own_point({key: value}, recipe) if wanted.universal else {key: value}
                 try:
-                    check_recipe_on(apply(recipe, own_point({key: value}, recipe)), facts)
+                    check_recipe_on(apply(recipe, point), facts)
                 except UserError as error:
                     raise UserError(f"search: {key}={value}: {error}") from None
     first = wanted.recipes[0]
@@ -226,6 +228,7 @@ def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, .
         "side_by_side": places,
         "steps": ends_of_probes[-1],
         "yardsticks": [best_val(end.value) for end in ends],
+        "validation": scored.value["samples"].get("val"),
         "trials": [record.to_json() for record in records],
     }
 
@@ -318,8 +321,14 @@ def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, sessio
     winner = next(record for record in records if record.number == search.value["winner"])
     comparisons = [comparison_of(each) for each in verdict["comparisons"]] if verdict else []
     sentences = verdict["sentences"] if verdict else []
-    outcome = Outcome(wanted, records, winner, search.value["front"], search.value["steps"], comparisons, sentences)
-    files = keep_winner(wanted, winner, sentences, search.run_id, session.folder("sweeps"))
+    yard = search.value["yardsticks"]
+    ends = {r.name: (yard[2 * k], yard[2 * k + 1]) for k, r in enumerate(wanted.recipes) if wanted.universal}
+    worths = worth_of(winner, records, wanted.objectives[0].name, ends, search.value.get("validation"))
+    warnings = warnings_of(worths)
+    outcome = Outcome(
+        wanted, records, winner, search.value["front"], search.value["steps"], comparisons, sentences, warnings
+    )
+    files = keep_winner(wanted, winner, [*sentences, *warnings], search.run_id, session.folder("sweeps"))
     for path in files:
         workflow.tracker.log_artifacts(search.run_id, path)
     pictures, page = write_report(outcome)
@@ -328,10 +337,11 @@ def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, sessio
     workflow.tracker.log_text(search.run_id, page, "report.html")
     local = session.folder("sweeps") / f"{wanted.name}.html"
     local.write_text(page)
-    story = "\n\n".join(sentences) or "not judged yet: `--seeds 3`"
+    story = "\n\n".join([*sentences, *warnings] if sentences else ["not judged yet: `--seeds 3`", *warnings])
     workflow.tracker.describe(search.run_id, f"{story}\n\n{outcome.winner_line}\n\nThe page is `report.html`.")
     return {
         "winner": winner.proposal.name,
+        "warnings": warnings,
         "point": winner.proposal.point,
         "validation": winner.values,
         "published": next((r.values for r in records if r.proposal.name == PUBLISHED), {}),
@@ -341,7 +351,7 @@ def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, sessio
         else {},
         "cost": outcome.ledger,
         "recipes": [str(path) for path in files],
-        "model": register_winner(wanted, winner, workflow),
+        "model": register_winner(wanted, winner, [*sentences, *warnings], is_learned(worths), workflow),
         "page": str(local),
         "run_id": search.run_id,
         "states": dict(outcome.states),

@@ -79,11 +79,8 @@ def measure_pictures(
     and of the samples' own pictures. Raises UserError where nothing can be measured.
     """
     ids = chosen(len(data), config.samples)
-    if extractor and len(ids) < 2 * SUBSETS:
-        raise UserError(
-            f"distances between sets need at least {2 * SUBSETS} samples, and {len(ids)} of the {config.split} split "
-            "are used: give more, or leave out the extractor"
-        )
+    if extractor:
+        check_enough(len(ids), config.split)
     similar: dict[str, dict[str, list[Tensor]]] = {}
     features: dict[str, list[Tensor]] = {}
     for start in range(0, len(ids), BATCH):
@@ -100,9 +97,7 @@ def measure_pictures(
             for title, picture_B3HW in {"reference": reference_B3HW, **{title: rows[title] for title in shown}}.items():
                 features.setdefault(title, []).append(extractor(picture_B3HW, config.resize))
     if not (similar or features or by_class):
-        raise UserError(
-            f"task {task.name!r} has no truth to compare its pictures with: give an extractor, or a classifier"
-        )
+        raise no_truth(task.name)
     by_sample = {title: {name: torch.cat(parts) for name, parts in each.items()} for title, each in similar.items()}
     values = {title: {name: float(v.mean()) for name, v in each.items()} for title, each in by_sample.items()}
     joined = {title: torch.cat(parts) for title, parts in features.items()}
@@ -119,6 +114,20 @@ def measure_pictures(
         worst=_worst(ids, by_sample),
         protocol=_protocol(task, config, extractor, joined) | ({"classifier": by_class.protocol} if by_class else {}),
     )
+
+
+def check_enough(samples: int, split: str) -> None:
+    """Raise UserError where distances between sets cannot be had of so few samples of a split."""
+    if samples < 2 * SUBSETS:
+        raise UserError(
+            f"distances between sets need at least {2 * SUBSETS} samples, and {samples} of the {split} split are used: "
+            "give more, or leave out the extractor"
+        )
+
+
+def no_truth(task: str) -> UserError:
+    """The error where nothing can be measured."""
+    return UserError(f"task {task!r} has no truth to compare its pictures with: give an extractor, or a classifier")
 
 
 def chosen(total: int, samples: int | None) -> Int64:

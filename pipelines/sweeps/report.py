@@ -23,6 +23,7 @@ table { border-collapse: collapse; font-size: 13px } td, th { padding: .2rem .7r
 tr:nth-child(even) { background: #f4f6f8 } th { border-bottom: 1px solid #888 }
 img { max-width: 100%; height: auto }
 .verdict { background: #eef4f8; padding: .7rem 1rem; border-left: 4px solid #2a6f97 }
+.warning { background: #fdf1e7; padding: .7rem 1rem; border-left: 4px solid #b3541e }
 .note { color: #666; font-size: 13px } .wide { overflow-x: auto }
 """
 METHOD = (
@@ -45,6 +46,7 @@ class Outcome:
     steps: int  # of a whole training
     comparisons: list[Comparison]
     sentences: list[str]
+    warnings: Sequence[str] = ()  # what has to be said of the winner
 
     @property
     def states(self) -> Counter[str]:
@@ -110,6 +112,7 @@ def _page(outcome: Outcome, pictures: dict[str, Figure]) -> str:
         f"<h1>Sweep of {html.escape(sweep.name)}</h1>",
         f'<div class="verdict">{verdict or "Not judged on the test split yet."}</div>',
         f"<p>Winner on validation: {html.escape(outcome.winner_line)}.</p>",
+        *(f'<div class="warning">Warning: {html.escape(warning)}.</div>' for warning in outcome.warnings),
         _picture(pictures, "verdict", "Test scores of trainings with fresh seeds, found beside compared."),
         "<h2>Trials</h2>",
         f"<p>{states}. Searcher {sweep.searcher}, scheduler {sweep.scheduler}, seed {sweep.seed}.</p>",

@@ -14,6 +14,7 @@ from typing import Any
 from components.config import Recipe
 from components.errors import Diverged, Stopped, UserError
 from components.pictures.measure import MeasureConfig
+from components.tasks.base import get_task, makes_pictures
 from components.transfer.protocol import Estimate, gap_closed
 from infra.errors import OutsideError
 from pipelines.checkpoints import LIST, Checkpoints
@@ -58,6 +59,12 @@ def own_point(point: Point, base: Recipe) -> Point:
 def scored(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The probes that measured something: without labels none does."""
     return [probe for probe in probes if probe["score"] is not None]
+
+
+def measurable(objectives: Sequence[Objective], recipe: Recipe) -> list[Objective]:
+    """The objectives that a recipe can have: a network without training makes no pictures."""
+    shows = makes_pictures(get_task(recipe.task))
+    return [objective for objective in objectives if shows or objective.name not in PICTURES]
 
 
 def collapse_floor(classes: int) -> float:
@@ -159,7 +166,8 @@ class Trials:
                 raise Stopped(f"step {known}")
         trained = self.steps.result(step, record.run_id)
         scores = {
-            objective.name: self._measured(objective, recipe, trained, record.run_id) for objective in self.objectives
+            objective.name: self._measured(objective, recipe, trained, record.run_id)
+            for objective in measurable(self.objectives, recipe)
         }
         new = step.fingerprint not in paid
         cores = training.workers * training.cpus if new else 0

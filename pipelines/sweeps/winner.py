@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.config import Recipe
+from pipelines.checks import data_name
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import write_recipe
 from pipelines.sweeps.config import Sweep
@@ -12,6 +13,8 @@ from pipelines.sweeps.records import Proposal, Record
 from pipelines.sweeps.space import apply
 from pipelines.sweeps.trials import own_point
 from pipelines.workflow import Workflow, find_step
+
+LEARNED = "genoise.better_than_untrained"  # tag of a registered winner: yes, no or unknown
 
 
 def winner_recipe(wanted: Sweep, recipe: Recipe, proposal: Proposal) -> Recipe:
@@ -36,21 +39,27 @@ def keep_winner(wanted: Sweep, winner: Record, verdict: Sequence[str], run_id: s
     return written
 
 
-def register_winner(wanted: Sweep, winner: Record, workflow: Workflow) -> str | None:
-    """The winner's encoder as a registered model; the best of all sweeps of this name has the alias."""
+def register_winner(wanted: Sweep, winner: Record, said: Sequence[str], learned: str, workflow: Workflow) -> str | None:
+    """The winner's encoder as a registered model; the best of all sweeps of this name has the alias.
+
+    ``said``: what its description has to say beside its point. ``learned``: whether it is better than a network without
+    training (yes, no, unknown), which a tag says too.
+    """
     if wanted.universal:
         return None  # several encoders, none of them the winner
     step = pretrain_step(winner_recipe(wanted, wanted.recipes[0], winner.proposal))
     trained = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
     assert trained is not None, "the winner's training has finished"
     first = wanted.objectives[0]
+    on = wanted.recipes[0].score_on  # scores on other data are another measure
     name = f"genoise-sweep-{wanted.name}"
     version, _ = workflow.tracker.register_encoder(
         name,
         trained.value["model_id"],
-        f"{first.name}/val",
+        f"{first.name} on {data_name(on)}/val" if on else f"{first.name}/val",
         first.sign * winner.values[first.name],
-        description=f"{winner.proposal.name}: {json.dumps(winner.proposal.point)}",
+        description="\n\n".join([f"{winner.proposal.name}: {json.dumps(winner.proposal.point)}", *said]),
         about=f"Winners of the sweeps of `{wanted.name}`. `best` is on the highest validation score.",
+        tags={LEARNED: learned},
     )
     return f"models:/{name}/{version}"
