@@ -5,6 +5,7 @@ complaints come at once. Bad input is one line on stderr and exit code 2; only t
 """
 
 import io
+import json
 import secrets
 import sys
 from collections.abc import Sequence
@@ -203,6 +204,7 @@ def prepare(
 @app.command()
 def pretrain(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe, or path of a .yaml file.")],
+    splits: Splits = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -224,7 +226,7 @@ def pretrain(
     """
     from pipelines.recipes import load_recipes
 
-    (loaded,) = load_recipes([recipe], set_ or [])
+    (loaded,) = load_recipes([recipe], _told(set_, splits))
     from pipelines import pretrain as pipeline
     from pipelines import terminal
 
@@ -289,6 +291,7 @@ def table(
     ] = None,
     seeds: Seeds = 1,
     on: On = None,
+    splits: Splits = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -312,7 +315,7 @@ def table(
     from pipelines.recipes import comparable, load_recipes
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
-    _table(load_recipes(recipes or comparable(), set_ or [], on), seeds, session, json_, set_ or [])
+    _table(load_recipes(recipes or comparable(), _told(set_, splits), on), seeds, session, json_, _told(set_, splits))
 
 
 @app.command()
@@ -348,6 +351,7 @@ def sweep(
         str | None, typer.Option(metavar="NAME", help="Of the sweep and what it leaves.", show_default="the recipe's")
     ] = None,
     on: On = None,
+    splits: Splits = None,
     set_: Set = None,
     dry_run: DryRun = False,
     json_: Json = False,
@@ -371,7 +375,7 @@ def sweep(
     """
     from pipelines.recipes import load_recipes
 
-    loaded = load_recipes(recipes, set_ or [], on)
+    loaded = load_recipes(recipes, _told(set_, splits), on)
     from pipelines import sweep as pipeline
     from pipelines import terminal
     from pipelines.sweeps.budget import parse_budget
@@ -713,6 +717,11 @@ def _until_ctrl_c(server: "Server") -> None:
     except KeyboardInterrupt:
         return
     raise OutsideError(f"the server ended by itself, with code {code}: see {server.log}")
+
+
+def _told(set_: list[str] | None, splits: str | None) -> list[str]:
+    """What ``--set`` says; ``--splits`` is a short form of one key."""
+    return [*(set_ or []), *([f"data.splits={json.dumps(splits)}"] if splits is not None else [])]
 
 
 def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool, overrides: list[str]) -> None:

@@ -18,7 +18,7 @@ FILES = sorted(
 )
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 QUOTED = re.compile(r"`([^`]*)`")
-# The short form of data.splits: like --root, but the vocabulary of splits says it to whoever has it.
+# Every command that opens raw images has the short form of data.splits (see the last test).
 SHORT_FORMS = {"--splits"}
 
 
@@ -131,3 +131,7 @@ def test_commands_that_are_shown_can_be_typed(path: str) -> None:
     names = "|".join(sorted(COMMANDS, key=len, reverse=True))
     for name, rest in re.findall(rf"genoise ({names})\b([^\n`]*)", (ROOT / path).read_text()):
         assert [flag for flag in OPTION.findall(rest) if flag not in COMMANDS[name]] == [], f"genoise {name}{rest}"
+
+
+def test_whoever_is_advised_to_say_the_splits_can_say_them() -> None:
+    assert all("--splits" in COMMANDS[name] for name in ("prepare", "pretrain", "transfer", "table", "sweep"))
