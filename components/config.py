@@ -67,7 +67,7 @@ def _readable(model: type[BaseModel], error: ValidationError, where: str) -> Use
             if owner is None:
                 break
         beside = [where + ".".join([*path[:-1], name]) for name in (owner.model_fields if owner else [])]
-        near = nearest_keys(key, keys_of(model, where))
+        near = nearest_keys(key, keys_of(model, where)) or (None if len(path) > 1 or where else [])
         return unknown("key", key, beside, near=near)
     said = first["msg"].removeprefix("Value error, ")
     given = f" (given: {first['input']!r})" if path and not isinstance(first["input"], dict) else ""

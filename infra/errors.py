@@ -27,4 +27,4 @@ def disk_fault(error: BaseException) -> str | None:
     what = "a file" if error.filename is None else os.fsdecode(error.filename)
     reason = error.strerror or type(error).__name__
     todo = "make room there, or choose" if error.errno in _ROOM else "choose a place that you may write to:"
-    return f"cannot use {what} ({reason}): {todo} another --home, --to or path"
+    return f"cannot use {what} ({reason}): {todo} another --home or path"

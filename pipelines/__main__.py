@@ -268,6 +268,8 @@ def transfer(
     """
     from pipelines.recipes import load_places
 
+    if on is not None and (source or root):
+        raise UserError("--on says where the images are: leave out --source and --root")
     places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], splits=splits, on=on)
     from pipelines import terminal
     from pipelines import transfer as pipeline

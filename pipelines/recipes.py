@@ -163,8 +163,6 @@ def load_places(
 
     ``on``: a place (see `data_at`) instead of ``source`` and ``root``.
     """
-    if on is not None and (source or root):
-        raise UserError("--on says where the images are: leave out --source and --root")
     places = {"source": source, "root": root, "url": url, "splits": splits}
     given = {key: value for key, value in places.items() if value is not None}
     shared = _read(BUILT_IN / f"{BASE}.yaml").get("data", {})

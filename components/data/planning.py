@@ -185,7 +185,7 @@ def _check_stays(source: Source, known: Known) -> None:
             if moved is not None:
                 raise UserError(
                     f"{moved} was prepared as of the {split} split and is now of {other}: leave it where it was, or "
-                    "choose another place with --to"
+                    "choose another place with --set data.url=PLACE"
                 )
 
 

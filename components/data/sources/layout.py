@@ -178,7 +178,7 @@ def _check_below(root: Path, paths: Iterable[PurePosixPath], tops: Sequence[str]
     if len({SPLIT_NAMES[name.lower()] for name in found}) > 1:
         inside = next(top for top, names in sorted(below.items()) if names & set(found))
         guess: dict[str, str | None] = {name: SPLIT_NAMES[name.lower()] for name in found}
-        deeper = f" (or use --root {root / tops[0]})" if len(tops) == 1 else ""
+        deeper = f" (or use --set data.root={root / tops[0]})" if len(tops) == 1 else ""
         raise UserError(
             f"{root}: folders in {inside} are named as splits are ({first_of(found, 5)}): {_advice(guess)}{deeper}"
         )
