@@ -38,6 +38,7 @@ _TURN = re.compile(
 )
 _TAG = re.compile(rb"\x01\x12\0|\x12\x01.\0", re.DOTALL)
 _XMP_TURN = re.compile(rb'tiff:Orientation(="|>)([0-9])')
+_PNG_DOINGS, _PNG_TEXTS = (b"tRNS", b"acTL", b"eXIf"), (b"tEXt", b"zTXt", b"iTXt")
 _PNG_TURNS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # chunks that may say how a PNG is turned
 
 
@@ -90,12 +91,24 @@ def changes_of(data: Buffer) -> tuple[str, ...]:
     try:
         if _is_jpeg(data):
             return _changes_of_jpeg(data)
-        plain = data[12:16] == b"IHDR" and data[24] == 8 and not any(m in data for m in (b"tRNS", b"acTL", *_PNG_TURNS))
-        if plain and data[25] in (0, 2):
-            return () if data[25] == 2 else ("grey",)
+        if (colours := _colours_of_plain_png(data)) is not None:
+            return () if colours == 2 else ("grey",)
         return _read(data).changes
     except Exception:  # whoever reads the file says why it is broken
         return ()
+
+
+def _colours_of_plain_png(data: bytes) -> int | None:
+    """0 (grey) or 2 (RGB) of a PNG of 8 bits that needs neither turning nor a ground; None for any other file."""
+    if data[:8] != _PNG_SIGNATURE or len(data) < 33 or data[_PNG_BIT_DEPTH] != 8 or data[25] not in (0, 2):
+        return None
+    at = 33  # behind the header
+    while at + 8 <= len(data):
+        kind = data[at + 4 : at + 8]
+        if kind in _PNG_DOINGS or (kind in _PNG_TEXTS and data.startswith(_PNG_TURNS, at + 8)):
+            return None
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return data[25]
 
 
 @dataclass(frozen=True)
@@ -329,7 +342,14 @@ def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8
         if _is_jpeg(data):
             return _decode_jpeg(data, least, out)
         plain = _decode_plain_png(data)
-        return _read(bytes(data)).rgb_HW3 if plain is None else plain
+        if plain is not None:
+            return plain
+        data = bytes(data)
+        if _colours_of_plain_png(data) is None:
+            return _read(data).rgb_HW3
+        with Image.open(io.BytesIO(data)) as image:
+            _check_size(*image.size)
+            return np.asarray(image.convert("RGB"))
     except BrokenImage:
         raise
     except Exception as error:

@@ -364,3 +364,12 @@ def test_a_photo_of_108_million_pixels_is_read() -> None:
     photo = saved(Image.new("L", (12_000, 9_000), 77), "JPEG", exif=turned(6))
     assert "EXIF rotation" in changes_of(photo)
     assert decode(photo, 32).tolist() == np.full((32, 32, 3), 77).tolist()
+
+
+def test_what_turns_a_png_may_stand_behind_its_pixels(rgb: NDArray[np.uint8]) -> None:
+    plain = saved(Image.fromarray(rgb), "PNG")
+    exif = turned(3).tobytes().removeprefix(b"Exif\0\0")
+    late = plain[:-12] + struct.pack(">I", len(exif)) + b"eXIf" + exif
+    late += struct.pack(">I", zlib.crc32(b"eXIf" + exif)) + plain[-12:]
+    assert changes_of(plain) == () and changes_of(late) == clean(late).changes == ("EXIF rotation",)
+    assert np.array_equal(decode_full(late), rgb[::-1, ::-1])
