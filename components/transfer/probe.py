@@ -129,8 +129,8 @@ def check_seen(train_N: Tensor, judged_M: Tensor, split: str) -> float:
     share = float((~torch.isin(judged_M, train_N)).double().mean())
     if share > MOST_UNSEEN:
         raise UserError(
-            f"{share:.0%} of the {split} samples are of classes that the probe's {len(train_N)} training samples lack, so "
-            "that no encoder can score on them: use splits that share their classes, or a larger "
+            f"{share:.0%} of the {split} samples are of classes that the probe's {len(train_N)} training samples lack, "
+            "so that no encoder can score on them: use splits that share their classes, or a larger "
             "benchmark.samples"
         )
     return share
