@@ -16,6 +16,7 @@ from PIL import Image
 
 from components.config import DataConfig
 from components.data.images import encode_png
+from components.data.labels import unseen_labels
 from components.data.planning import plan_shards
 from components.data.reader import Shard
 from components.data.shards import (
@@ -321,3 +322,16 @@ def test_written_files_are_complete_before_they_have_their_name(tmp_path: Path) 
     write_shard(watching(), path)
     assert stat.S_ISREG(os.stat(path).st_mode)
     assert [p.name for p in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_labels_are_counted(tmp_path: Path, prepare: Prepare) -> None:
+    for split, counts in (("train", {"cat": 4, "dog": 3}), ("val", {"dog": 2})):
+        for name, count in counts.items():
+            (tmp_path / "raw" / split / name).mkdir(parents=True)
+            for k in range(count):
+                (tmp_path / "raw" / split / name / f"{k}.png").write_bytes(encode_png(np.full((8, 8, 3), k, np.uint8)))
+    index = prepare(DataConfig(source="folder", root=str(tmp_path / "raw"), shard_samples=2), tmp_path / "out")
+    assert index.labels == {"train": {"0": 4, "1": 3}, "val": {"1": 2}}
+    lacking = index.model_copy(update={"labels": {"train": {"0": 4}, "val": {"0": 1, "1": 2}}})
+    assert unseen_labels(index) == {}
+    assert unseen_labels(lacking) == {"val": {"samples": 2, "of": 3, "classes": ["dog"]}}

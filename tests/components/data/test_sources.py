@@ -1,5 +1,6 @@
 """Sources: what they read, how they split and label, and what wrong input gets."""
 
+import gzip
 import hashlib
 import importlib.util
 import pickle
@@ -221,6 +222,26 @@ def test_cifar_from_an_archive_is_unpacked_once(tmp_path: Path, home: Path) -> N
     before = sorted(home.rglob("*"))
     check_small(open_source(config), records)
     assert sorted(home.rglob("*")) == before
+
+
+def test_joined_archives_are_unpacked_to_the_end(tmp_path: Path) -> None:
+    parts = []
+    for first in (0, 5):
+        fill(tmp_path / f"raw{first}", *(f"{k}.png" for k in range(first, first + 5)))
+        with tarfile.open(tmp_path / "one.tar", "w") as tar:
+            tar.add(tmp_path / f"raw{first}", "photos")
+        parts.append((tmp_path / "one.tar").read_bytes())
+    joined = b"".join(parts)
+    contents = {"plain.tar": joined, "packed.tar.gz": gzip.compress(joined)}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        assert open_source(DataConfig(source="folder", root=str(tmp_path / name))).splits["train"] == 10
+    cut = joined.rindex(b"photos/")
+    damaged = {"header": joined[:cut] + b"?" + joined[cut + 1 :], "end": joined[:cut], "junk": joined + b"?" * 512}
+    for name, content in damaged.items():
+        path = tmp_path / f"{name}.tar"
+        path.write_bytes(content)
+        assert fails(DataConfig(source="folder", root=str(path))).startswith(f"{path} cannot be unpacked (")
 
 
 def test_cifar_is_downloaded_and_checked(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

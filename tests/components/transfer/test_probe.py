@@ -188,3 +188,20 @@ def test_quick_score_is_the_accuracy_of_ridge_regression() -> None:
 
 def test_quick_score_repeats() -> None:
     assert quick_score(TwoLayers(), *batches()) == quick_score(TwoLayers(), *batches())
+
+
+def with_labels(n: int, seed: int, labels: list[int]) -> Colours:
+    made = Colours(n, seed)
+    made.label = torch.tensor(labels)[torch.arange(n) % len(labels)]
+    return made
+
+
+def test_labels_that_training_lacks_are_refused_or_recorded() -> None:
+    train = with_labels(60, 0, [0, 1, 2])
+    for split, n in (("val", 90), ("test", 120)):
+        splits = data() | {"train": train, split: with_labels(n, 1, [3, 4])}
+        with pytest.raises(UserError, match=f"^100% of the {split} samples are of classes that .* 60 training samples"):
+            run_benchmark(CONFIG, TwoLayers(), splits)
+    score = run_benchmark(CONFIG, TwoLayers(), data() | {"train": train, "val": with_labels(90, 1, [0, 1, 2, 3, 3])})
+    assert score.protocol["unseen"] == {"val": pytest.approx(0.4)}
+    assert "unseen" not in run_benchmark(CONFIG, TwoLayers(), data()).protocol
