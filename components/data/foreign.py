@@ -295,12 +295,14 @@ def _where(parts: Mapping[str, Int64], chosen: Bool) -> dict[str, Int64]:
 def _choose(parts: Mapping[str, Int64], labels: Mapping[str, Int64], count: int, seed: int, purpose: str) -> Bool:
     """Which ``count`` of all samples, evenly by class and, within a class, by tar; see `_where`.
 
-    All samples in one line, by class, then by tar, then shuffled; and of the line every k-th.
+    All samples in one line, by class, then by tar, then shuffled; and of the line every k-th. Every other class goes
+    through the tars backwards: otherwise, where tars are alike, the same of them would give all.
     """
     tars = np.repeat(np.arange(len(parts)), [len(samples) for samples in parts.values()])
     label = np.concatenate([labels[name][samples] for name, samples in parts.items()])
     mixed = np.concatenate([mix_keys(make_key(seed, purpose, name), samples) for name, samples in parts.items()])
-    line = np.lexsort((mixed, tars, label))
+    backwards = np.unique(label, return_inverse=True)[1] % 2 == 1
+    line = np.lexsort((mixed, np.where(backwards, -tars, tars), label))
     ends = (np.arange(len(line) + 1) * count + len(line) // 2) // len(line)
     chosen = np.zeros(len(line), np.bool_)
     chosen[line] = np.diff(ends) > 0
