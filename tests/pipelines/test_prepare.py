@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
 
 from components.config import DataConfig
-from components.data.shards import INDEX_NAME
+from components.data.shards import INDEX_NAME, write_index
 from components.errors import UserError
 from infra.errors import OutsideError
 from infra.storage import Storage
@@ -167,6 +168,29 @@ def test_tars_of_others_get_an_index(tmp_path: Path, session: Session) -> None:
     assert len(data) == 32 and data.member(0, "image")
     with pytest.raises(UserError, match=r"there is neither an index.json nor a tar"):
         run(DataConfig(source="shards", url=str(tmp_path / "raw")), session)
+
+
+def test_samples_limit_shards_that_are_there(tmp_path: Path, session: Session) -> None:
+    place = tmp_path / "ours"
+    index, _ = grow(fill(tmp_path / "raw", *range(40)), place)
+    write_index(index, place)
+    config = DataConfig(source="shards", url=str(place))
+    few = config.model_copy(update={"samples": 15})
+    assert prepare.expected_samples(few) == {"train": 15, "val": 8}
+    whole = prepare.prepare_step(config)
+    assert whole.config == {"url": str(place), "index": index.fingerprint()}  # known by what it was always known by
+    assert prepare.prepare_step(config.model_copy(update={"samples": 32})).config == whole.config  # there are no more
+    assert prepare.prepare_step(few).config == whole.config | {"limit": 15}
+    result = run(few, session)
+    assert result.value["samples"] == {"train": 15, "val": 8}
+    told = prepare.data_of(result, 8, session)
+    train = prepare.open_split(told, "train", ("image",))
+    assert len(train) == 15 and train.shard_sizes == [10, 5] and train.get(np.arange(15))["image"].shape[0] == 15
+    assert len(prepare.open_split(told, "val", ("image",))) == 8
+    for key, value in {"resize": 16, "encode": "jpeg", "validation": 0.3, "seed": 1, "splits": "classes"}.items():
+        with pytest.raises(UserError, match=f"^data.{key}={value}: the shards of .* are there already"):
+            prepare.prepare_step(config.model_copy(update={key: value}))
+    prepare.prepare_step(config.model_copy(update={"validation": 0.2, "shard_samples": 10}))  # as they were made
 
 
 def test_an_index_that_cannot_lie_beside_the_tars_lies_in_the_home(tmp_path: Path) -> None:
