@@ -191,7 +191,7 @@ class Search:
         values = ", ".join(f"{name} {value:.4g}" for name, value in record.values.items())
         point = ", ".join(f"{key} {value}" for key, value in record.proposal.point.items())
         name = f"{record.proposal.name} ({point})" if point else record.proposal.name
-        said = [values or f"{record.state}: {record.why}", *lines]
+        said = [values or f"{record.state}: {record.why or 'has none of the objectives'}", *lines]
         self.step_run.workflow.say(f"{name}: {'; '.join(said)}")
 
 

@@ -177,6 +177,9 @@ def test_a_registered_encoder_says_what_it_is(store: Tracker, encoder: Path, tmp
     version = store.client.get_model_version(name, "1")
     assert (version.description, version.tags["recipe"]) == ("51 %", "rotation")
     assert store.client.get_registered_model(name).description == "encoders of shapes"
+    store.register_encoder(name, model, "linear/top1", 0.5, description="worse than untrained", tags={"learned": "no"})
+    version = store.client.get_model_version(name, "1")
+    assert (version.description, version.tags["learned"]) == ("worse than untrained", "no")
 
 
 def test_a_run_says_what_it_is(store: Tracker) -> None:

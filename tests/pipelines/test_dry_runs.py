@@ -108,7 +108,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     # fields that the task needs
     "target": (
         ["pretrain", "pix2pix", *SHAPES, "--set", "options.pair=target"],
-        "task 'pix2pix' needs the field 'target', and the data has image, label, mask, instances, edges, boxes: use pairs",
+        "task 'pix2pix' needs the field 'target', and the data has image, label, mask, instances, edges, boxes: use",
     ),
     "edges": (
         ["pretrain", "pix2pix_edges", *FOLDER, "data.root={plain}", "--set", "options.pair=edges"],

@@ -1,0 +1,112 @@
+"""Whether a winner is better than a network without training, and where it is said that it is not."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.recipes import load_recipe
+from pipelines.sweeps import winner as winners
+from pipelines.sweeps.config import make_sweep
+from pipelines.sweeps.objectives import UNIVERSAL
+from pipelines.sweeps.records import PUBLISHED, RESCALED, Proposal, Record
+from pipelines.sweeps.report import write_report
+from pipelines.sweeps.winner import LEARNED, keep_winner, register_winner
+from pipelines.sweeps.worth import Worth, is_learned, warnings_of, worth_of
+from tests.pipelines.test_sweep_report import TINY, outcome
+
+
+def records(winner: float, rescaled: float | None, objective: str = "linear") -> list[Record]:
+    untrained = {} if rescaled is None else {objective: rescaled}
+    return [
+        Record(Proposal(0, PUBLISHED, {}), "finished", {objective: 0.9}),
+        Record(Proposal(1, RESCALED, {}), "finished", untrained, untrained),
+        Record(Proposal(2, "trial 0", {"weights.l2": 0.5}), "finished", {objective: winner}, {objective: winner}),
+    ]
+
+
+def worth(winner: float, rescaled: float | None, samples: int | None, objective: str = "linear") -> list[Worth]:
+    found = records(winner, rescaled, objective)
+    return worth_of(found[2], found, objective, {}, samples)
+
+
+@pytest.mark.parametrize(
+    ("winner", "untrained", "samples", "outcome"),
+    [
+        (0.31, 0.38, 10_000, "worse"),
+        (0.45, 0.38, 10_000, "better"),
+        (0.385, 0.38, 10_000, "no better"),  # 0.5 points, with an interval of 1.3
+        (0.38, 0.38, 10_000, "no better"),
+        (0.45, 0.38, 100, "no better"),  # so few images: 7 points are luck
+        (0.31, 0.38, None, "worse"),  # a sweep of before did not say how many
+        (0.45, 0.38, None, "better"),
+    ],
+)
+def test_worse_or_better_only_outside_of_the_interval(
+    winner: float, untrained: float, samples: int | None, outcome: str
+) -> None:
+    (found,) = worth(winner, untrained, samples)
+    assert found.outcome == outcome
+    assert bool(warnings_of([found])) == (outcome != "better")
+
+
+def test_half_of_the_interval() -> None:
+    (found,) = worth(0.5, 0.5, 9_998)
+    assert found.half == pytest.approx(1.959964 * (2 * 0.25 / 10_000) ** 0.5)
+
+
+def test_what_is_said() -> None:
+    assert warnings_of(worth(0.31, 0.38, 10_000)) == [
+        "the winner is worse than the untrained network (rescaled): 31.0 and 38.0 % top-1 on validation, -7.0 ± 1.3; "
+        "train longer, or search elsewhere"
+    ]
+    assert "+0.5 ± 1.3, within the interval" in warnings_of(worth(0.385, 0.38, 10_000))[0]
+
+
+def test_what_is_no_score_of_a_transfer_is_not_compared() -> None:
+    assert worth(5.0, 9.0, 1000, "cost") == worth(20.0, 12.0, 1000, "pictures/psnr") == []
+    assert worth(0.5, None, 1000) == [], "the rescaled network failed"
+    assert [is_learned(each) for each in (worth(0.5, None, 9), worth(0.9, 0.1, 999), worth(0.1, 0.9, 999))] == [
+        "unknown",
+        "yes",
+        "no",
+    ]
+
+
+def test_a_universal_winner_is_seen_beside_both_untrained_networks() -> None:
+    ends = {"a": (0.2, 0.6), "b": (0.4, 0.5)}
+    scores = {"a": 0.18, "b": 0.41}
+    winner = Record(Proposal(2, "trial 0", {}), "finished", {UNIVERSAL: 0.025}, scores)
+    rescaled = Record(Proposal(1, RESCALED, {}), "finished", {UNIVERSAL: 0.55}, {"a": 0.44, "b": 0.45})
+    random, other = worth_of(winner, [rescaled, winner], UNIVERSAL, ends, 10_000)
+    assert (random.against, random.untrained, random.outcome) == ("random", 0.0, "no better")
+    assert (other.against, other.untrained, other.outcome) == (RESCALED, 0.55, "worse")
+
+
+def test_the_page_and_the_recipe_say_it(tmp_path: Path) -> None:
+    found = outcome(3)
+    warning = "the winner is worse than <nothing>"
+    _, page = write_report(found)
+    assert "Warning" not in page
+    _, page = write_report(type(found)(**{**vars(found), "warnings": [warning]}))
+    assert '<div class="warning">Warning: the winner is worse than &lt;nothing&gt;.</div>' in page
+    (path,) = keep_winner(found.sweep, found.winner, [warning], "run", tmp_path)
+    assert f"# {warning}\n" in path.read_text()
+
+
+def test_the_registered_model_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {"searcher": "random", "scheduler": "none", "trials": 2, "budget": None, "seed": 0}
+    sweep = make_sweep([load_recipe("context_encoder", TINY)], False, None, objectives=[], **asked)
+    told: dict[str, Any] = {}
+
+    def register(*arguments: Any, **named: Any) -> tuple[int, bool]:
+        told.update(named, metric=arguments[2])
+        return 1, True
+
+    monkeypatch.setattr(winners, "find_step", lambda *_: SimpleNamespace(value={"model_id": "m-1"}))
+    workflow: Any = SimpleNamespace(tracker=SimpleNamespace(register_encoder=register))
+    found = records(0.31, 0.38)[2]
+    assert register_winner(sweep, found, ["it is worse"], "no", workflow) == "models:/genoise-sweep-context_encoder/1"
+    assert told["description"].splitlines() == ['trial 0: {"weights.l2": 0.5}', "", "it is worse"]
+    assert told["tags"] == {LEARNED: "no"} and told["metric"] == "linear/val"
