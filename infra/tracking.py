@@ -424,6 +424,13 @@ class Tracker:
             return version, True
         return version, best[0] == version
 
+    @_readable
+    def tag_version(self, uri: str, tags: Mapping[str, str]) -> None:
+        """Tag the version of a registered model, ``models:/NAME/VERSION``."""
+        name, version = uri.removeprefix("models:/").rsplit("/", 1)
+        for key, value in tags.items():
+            self.client.set_model_version_tag(name, version, key, value)
+
     def _create_version(
         self, name: str, model: "LoggedModel", tags: dict[str, str], known: list[dict[str, Any]], description: str
     ) -> int:
