@@ -9,7 +9,8 @@ import pytest
 import ray
 from PIL import Image
 
-from components.config import EncoderConfig
+from components.config import DataConfig, EncoderConfig
+from components.data.shards import Index, write_index
 from components.networks.encoder import build_encoder, save_encoder
 from pipelines.__main__ import run
 from tests.pipelines.trained import trained
@@ -62,6 +63,8 @@ def places(tmp_path: Path) -> dict[str, str]:
     save_encoder(build_encoder(EncoderConfig(width=4)), tmp_path / "encoder")
     for name in ("autoencoder", "gan", "supervised"):
         trained(tmp_path / name, name)
+    there = DataConfig(source="cifar10").model_dump(mode="json", exclude={"root", "url"})
+    write_index(Index(source=there, fields={"image": "png"}, splits={}), tmp_path / "held")
     (tmp_path / "file").write_text("")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "grid.png").write_text("")
@@ -104,6 +107,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "another size": (
         ["table", "rotation", *SHAPES, "--on", "shapes", "--set", "score_on.size=64"],
         "score_on.size=64: an encoder is scored at the size of its training, data.size=32",
+    ),
+    "another data set": (
+        ["prepare", "shapes", "--to", "{top}/held"],
+        "{top}/held holds a data set that was prepared with data.source=cifar10, not shapes: choose another place",
     ),
     # fields that the task needs
     "target": (
