@@ -134,7 +134,7 @@ def on_labels(recipe: Recipe) -> Recipe:
 def data_notes(recipes: Sequence[Recipe]) -> list[str]:
     """Which row saw what, where rows are scored on other data than they were trained on."""
     elsewhere = [recipe for recipe in recipes if recipe.score_on and get_task(recipe.task).players]
-    notes = {}
+    notes: dict[str, list[str]] = {}
     for recipe in elsewhere:
         trained, scored = data_name(recipe.data), data_name(recipe.scored)
         what = f"trained on {trained}, scored on {scored}"

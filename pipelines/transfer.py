@@ -55,7 +55,7 @@ def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
 
     def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
         value = _score(run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size)
-        return value | _publish(run, *inputs, recipe, benchmark, value)
+        return value | _publish(run, inputs[0], inputs[1], recipe, benchmark, value)
 
     return Step(
         name="transfer",
