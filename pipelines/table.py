@@ -204,9 +204,9 @@ def tags_of_models(cells: Sequence[Cell], results: Sequence[StepResult | Diverge
     for cell, value in scored:
         if "model" not in value:
             continue
-        unit, place = f"top-1 on {value['split']}", (cell.place, cell.recipe.training.seed)
+        unit, place = f"top-1 on {value.get('split', 'test')}", (cell.place, cell.recipe.training.seed)
         worths = [
-            beside_untrained(other.recipe.task, value["value"], found["value"], value["n"], unit, cell.recipe.name)
+            beside_untrained(other.recipe.task, value["value"], found["value"], value.get("n"), unit, cell.recipe.name)
             for other, found in scored
             if other.recipe.task in UNTRAINED and (other.place, other.recipe.training.seed) == place
         ]
