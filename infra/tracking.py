@@ -447,6 +447,19 @@ class Tracker:
             return version, True
         return version, best[0] == version
 
+    @_readable
+    def tag_version(self, uri: str, tags: Mapping[str, str]) -> None:
+        """Tag the version of a registered model, ``models:/NAME/VERSION``; nothing, where somebody has deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        name, version = uri.removeprefix("models:/").rsplit("/", 1)
+        try:
+            for key, value in tags.items():
+                self.client.set_model_version_tag(name, version, key, value)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+
     def _create_version(
         self, name: str, model: "LoggedModel", tags: dict[str, str], known: list[dict[str, Any]], description: str
     ) -> int:

@@ -15,10 +15,13 @@ from pipelines.checks import data_name, has_labels
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import Planned, Step
+from pipelines.sweeps.worth import LEARNED, WARNING, is_learned, warnings_of
+from pipelines.sweeps.worth import beside as beside_untrained
 from pipelines.transfer import best_val, split_of, transfer_step
 from pipelines.workflow import StepResult, Workflow
 
 YARDSTICKS = ("random", "rescaled", "supervised")
+UNTRAINED = ("random", "rescaled")
 ENDS = ("random", "supervised")  # between which gaps are measured
 MANY = 10**9  # samples: where their number is not known, their error is left out
 # What a yardstick takes over from the recipe that it stands beside, so that both see as much data in the same way.
@@ -80,6 +83,8 @@ def make_table(recipes: Sequence[Recipe], seeds: int, session: Session, override
     def report(workflow: Workflow, results: list[StepResult | Diverged]) -> None:
         tables.append(_table(cells, results))
         _log(workflow, tables[0])
+        for model, tags in tags_of_models(cells, results).items():
+            workflow.tracker.tag_version(model, tags)
 
     steps.run_and_report([cell.step for cell in cells], session, "table", report)
     return tables[0]
@@ -327,6 +332,23 @@ def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]
 def _at_edge(value: dict[str, Any]) -> bool:
     layers = value.get("protocol", {}).get("layers", {})
     return bool(layers.get(value["layer"], {}).get("at_edge"))
+
+
+def tags_of_models(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> dict[str, dict[str, str]]:
+    """{registered model: tags}: whether it is better than the untrained networks of its place and seed."""
+    scored = [(c, r.value) for c, r in zip(cells, results, strict=True) if isinstance(r, StepResult)]
+    tags = {}
+    for cell, value in scored:
+        if "model" not in value:
+            continue
+        unit, place = f"top-1 on {value.get('split', 'test')}", (cell.place, cell.recipe.training.seed)
+        worths = [
+            beside_untrained(other.recipe.task, value["value"], found["value"], value.get("n"), unit, cell.recipe.name)
+            for other, found in scored
+            if other.recipe.task in UNTRAINED and (other.place, other.recipe.training.seed) == place
+        ]
+        tags[value["model"]] = {LEARNED: is_learned(worths), WARNING: "; ".join(warnings_of(worths))}
+    return tags
 
 
 def _log(workflow: Workflow, table: Table) -> None:

@@ -12,9 +12,8 @@ from pipelines.sweeps.config import Sweep
 from pipelines.sweeps.records import Proposal, Record
 from pipelines.sweeps.space import apply
 from pipelines.sweeps.trials import own_point
+from pipelines.sweeps.worth import LEARNED
 from pipelines.workflow import Workflow, find_step
-
-LEARNED = "genoise.better_than_untrained"  # tag of a registered winner: yes, no or unknown
 
 
 def winner_recipe(wanted: Sweep, recipe: Recipe, proposal: Proposal) -> Recipe:

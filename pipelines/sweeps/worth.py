@@ -1,4 +1,4 @@
-"""Whether the winner of a sweep has learned anything: its validation score beside that of networks without training."""
+"""Whether an encoder has learned anything: a sweep's winner, or a row of a table, beside networks without training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,19 +10,24 @@ from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import RESCALED, Record
 
 Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
+LEARNED = "genoise.better_than_untrained"  # tag of a registered model: yes, no or unknown
+WARNING = "genoise.warning"  # tag of a registered model: what has to be said of it, or nothing
 Outcome = Literal["better", "no better", "worse"]
 
 
 @dataclass(frozen=True)
 class Worth:
-    """A winner beside an untrained network. ``half``: of the 95 % interval; None where nobody knows of how many images
-    the scores are."""
+    """An encoder beside an untrained network.
+
+    ``half``: of the 95 % interval; None where nobody knows of how many images the scores are.
+    """
 
     against: str  # "rescaled" or "random"
     winner: float
     untrained: float
     half: float | None
     unit: str = "top-1 on validation"
+    who: str = "the winner"
 
     @property
     def outcome(self) -> Outcome:
@@ -40,9 +45,9 @@ class Worth:
         width = "" if self.half is None else f" ± {100 * self.half:.1f}"
         within = ", within the interval" if self.outcome == "no better" and self.half is not None else ""
         return (
-            f"the winner is {self.outcome} than the untrained network ({self.against}): {100 * self.winner:.1f} and "
+            f"{self.who} is {self.outcome} than the untrained network ({self.against}): {100 * self.winner:.1f} and "
             f"{100 * self.untrained:.1f} % {self.unit}, {100 * (self.winner - self.untrained):+.1f}{width}{within}; "
-            "train longer, or search elsewhere"
+            "train longer, on more images, or with other weights"
         )
 
 
@@ -69,10 +74,20 @@ def worth_of(
         return found
     if objective not in BENCHMARKS or rescaled is None:
         return []
-    a, b = winner.values[objective], rescaled.values[objective]
-    return [
-        Worth(RESCALED, a, b, None if samples is None else Z95 * math.sqrt(_error(a, samples) + _error(b, samples)))
-    ]
+    return [beside(RESCALED, winner.values[objective], rescaled.values[objective], samples)]
+
+
+def beside(
+    against: str,
+    score: float,
+    untrained: float,
+    samples: int | None,
+    unit: str = Worth.unit,
+    who: str = Worth.who,
+) -> Worth:
+    """A score beside that of an untrained network, both shares of the same number of ``samples``."""
+    error = None if samples is None else _error(score, samples) + _error(untrained, samples)
+    return Worth(against, score, untrained, None if error is None else Z95 * math.sqrt(error), unit, who)
 
 
 def is_learned(worths: Sequence[Worth]) -> str:

@@ -20,9 +20,9 @@ import subprocess, sys, threading
 from infra import ending
 
 ending.install()
-child = subprocess.Popen(["sleep", "1000"])
-print(child.pid, flush=True)
+child = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)  # or nobody would see that this one is gone
 try:
+    print(child.pid, flush=True)
     if sys.argv[1] == "plain":
         threading.Event().wait()
     with ending.deferred():

@@ -180,6 +180,11 @@ def test_a_registered_encoder_says_what_it_is(store: Tracker, encoder: Path, tmp
     store.register_encoder(name, model, "linear/top1", 0.5, description="worse than untrained", tags={"learned": "no"})
     version = store.client.get_model_version(name, "1")
     assert (version.description, version.tags["learned"]) == ("worse than untrained", "no")
+    store.tag_version(f"models:/{name}/1", {"learned": "yes"})
+    assert store.client.get_model_version(name, "1").tags["learned"] == "yes"
+    store.client.delete_model_version(name, "1")
+    store.tag_version(f"models:/{name}/1", {"learned": "no"})  # finished work is not lost for a tag
+    store.tag_version("models:/nobody/1", {"learned": "no"})
 
 
 def test_a_run_says_what_it_is(store: Tracker) -> None:

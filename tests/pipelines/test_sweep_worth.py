@@ -12,8 +12,10 @@ from pipelines.sweeps.config import make_sweep
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Proposal, Record
 from pipelines.sweeps.report import write_report
-from pipelines.sweeps.winner import LEARNED, keep_winner, register_winner
-from pipelines.sweeps.worth import Worth, is_learned, warnings_of, worth_of
+from pipelines.sweeps.winner import keep_winner, register_winner
+from pipelines.sweeps.worth import LEARNED, WARNING, Worth, is_learned, warnings_of, worth_of
+from pipelines.table import _cells, tags_of_models
+from pipelines.workflow import StepResult
 from tests.pipelines.test_sweep_report import TINY, outcome
 
 
@@ -59,7 +61,7 @@ def test_half_of_the_interval() -> None:
 def test_what_is_said() -> None:
     assert warnings_of(worth(0.31, 0.38, 10_000)) == [
         "the winner is worse than the untrained network (rescaled): 31.0 and 38.0 % top-1 on validation, -7.0 ± 1.3; "
-        "train longer, or search elsewhere"
+        "train longer, on more images, or with other weights"
     ]
     assert "+0.5 ± 1.3, within the interval" in warnings_of(worth(0.385, 0.38, 10_000))[0]
 
@@ -110,3 +112,21 @@ def test_the_registered_model_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert register_winner(sweep, found, ["it is worse"], "no", workflow) == "models:/genoise-sweep-context_encoder/1"
     assert told["description"].splitlines() == ['trial 0: {"weights.l2": 0.5}', "", "it is worse"]
     assert told["tags"] == {LEARNED: "no"} and told["metric"] == "linear/val"
+
+
+def test_a_row_of_the_table_that_is_worse_than_untrained_says_so_at_its_model() -> None:
+    cells = _cells([load_recipe("rotation"), load_recipe("jigsaw")], 1)
+    scores = {"random": 0.31, "rescaled": 0.38, "supervised": 0.6, "rotation": 0.25, "jigsaw": 0.5}
+
+    def result(name: str) -> StepResult:
+        value = {"value": scores[name], "n": 10_000, "split": "test"}
+        learned = {"model": f"models:/{name}/1"} if name in ("rotation", "jigsaw") else {}
+        return StepResult("transfer", name, "f", "run", value | learned, reused=False)
+
+    tags = tags_of_models(cells, [result(cell.recipe.name) for cell in cells])
+    assert tags["models:/jigsaw/1"] == {LEARNED: "yes", WARNING: ""}
+    assert tags["models:/rotation/1"][LEARNED] == "no"
+    assert tags["models:/rotation/1"][WARNING].startswith(
+        "rotation is worse than the untrained network (random): 25.0 and 31.0 % top-1 on test, -6.0 ± 1.2"
+    )
+    assert tags.keys() == {"models:/jigsaw/1", "models:/rotation/1"}
