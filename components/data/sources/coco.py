@@ -16,7 +16,7 @@ from components.config import Config, DataConfig
 from components.data.boxes import clean_boxes
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import key_of, made_once, open_root, read_file
+from components.data.sources.files import check_apart, key_of, made_once, open_root, read_file
 from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
@@ -27,6 +27,7 @@ Bools = NDArray[np.bool_]
 _ANNOTATIONS = "annotations"
 _MOST_CLASSES = 254  # of a mask with one byte per pixel, which needs two values more
 _CATEGORIES, _RECORDS, _STARTS, _COUNTS = "categories.json", "images.jsonl", "starts.npy", "counts.json"
+_NAMES = "names.json"
 
 
 @register_source
@@ -56,7 +57,7 @@ class Coco(Source):
                 raise UserError(f"{path} is of no split: call it instances_train.json, _val or _test, or take it away")
             if split in self._lists:
                 raise UserError(f"two lists for the {split} split in {path.parent}: take one of them away")
-            self._lists[split] = made_once(f"{self.name}-drawn", path, partial(_rewrite, path))
+            self._lists[split] = made_once(f"{self.name}-named", path, partial(_rewrite, path))
             self._folders[split] = self._images_of(name)
             categories[split] = json.loads((self._lists[split] / _CATEGORIES).read_text())
         if "train" not in self._lists:
@@ -66,6 +67,7 @@ class Coco(Source):
         differing = next((split for split in categories if categories[split] != categories["train"]), None)
         if differing:
             raise UserError(f"the train and {differing} lists in {self._root} have different categories: make them one")
+        self._check_apart()
         self.classes = tuple(categories["train"])
         self.splits = {split: len(_starts(folder)) for split, folder in self._lists.items()}
         counts = {split: json.loads((folder / _COUNTS).read_text()) for split, folder in self._lists.items()}
@@ -110,6 +112,14 @@ class Coco(Source):
             record: Record = json.loads(file.readline())
         return record
 
+    def _check_apart(self) -> None:
+        """An image is known by its file: lists may share a folder."""
+        names = {split: json.loads((folder / _NAMES).read_text()) for split, folder in self._lists.items()}
+        check_apart(
+            self._root / _ANNOTATIONS,
+            {split: [f"{self._folders[split] / name}" for name in listed] for split, listed in names.items()},
+        )
+
     def _images_of(self, name: str) -> Path:
         places = (self._root / name, self._root / "images" / name, self._root / "images")
         return next((place for place in places if place.is_dir()), self._root)
@@ -132,6 +142,9 @@ def _rewrite(path: Path, folder: Path) -> None:
         objects = list(_objects(content["annotations"], numbers, images, path))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not a list of instances as COCO writes it ({error!r}): get it again") from None
+    for kind, kept in (("images", images), ("categories", numbers)):
+        if len(kept) < len(content[kind]):
+            raise UserError(f"{path}: {len(content[kind]) - len(kept)} {kind} have the id of another: correct it")
     if not images or not 0 < len(names) <= _MOST_CLASSES:
         raise UserError(f"{path} names {len(images)} images and {len(names)} categories: get it again")
     for image, thing in objects:
@@ -146,6 +159,7 @@ def _rewrite(path: Path, folder: Path) -> None:
             file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
     np.save(folder / _STARTS, np.array(starts, np.int64), allow_pickle=False)
     (folder / _CATEGORIES).write_text(json.dumps(names))
+    (folder / _NAMES).write_text(json.dumps([str(record["file_name"]) for record in images.values()]))
     drawn = [_is_drawn(thing) for _, thing in objects]
     undrawn = sum(not done and _has_area(thing["box"]) for done, (_, thing) in zip(drawn, objects, strict=True))
     (folder / _COUNTS).write_text(json.dumps({"objects": len(objects), "drawn": sum(drawn), "undrawn": undrawn}))

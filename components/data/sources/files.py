@@ -10,7 +10,8 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Container, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple, cast
@@ -208,6 +209,22 @@ def _by_stem(paths: Paths) -> dict[PurePosixPath, Path]:
         if stems.setdefault(within.with_suffix(""), path) != path:
             raise UserError(f"{stems[within.with_suffix('')]} and {path.name} have one name: remove one of them")
     return stems
+
+
+def check_apart(place: Path, names: Mapping[str, Sequence[str]]) -> None:
+    """Raise UserError where one image is listed twice, in two splits or in one; ``names``: {split: images}."""
+    of: dict[str, str] = {}
+    twice = [(name, of[name], split) for split in names for name in names[split] if of.setdefault(name, split) != split]
+    if twice:
+        name, one, other = twice[0]
+        raise UserError(
+            f"{len(twice)} images are listed for {one} and for {other} in {place} (first: {name}): a score on images "
+            "that were trained on says nothing; take them off one of the lists"
+        )
+    for split, listed in names.items():
+        if len(set(listed)) < len(listed):
+            name, count = Counter(listed).most_common(1)[0]
+            raise UserError(f"{name} is listed {count} times for {split} in {place}: once would be right")
 
 
 def read_file(path: Path) -> bytes:

@@ -19,7 +19,7 @@ from components.data.images import (
     image_size,
 )
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import key_of, need_images, open_root, read_file
+from components.data.sources.files import check_apart, key_of, need_images, open_root, read_file
 from components.data.sources.listing import printable
 from components.data.sources.masks import check_size
 from components.errors import UserError, unknown
@@ -54,7 +54,7 @@ class Voc(Source):
         for folder in (_IMAGES, _ANNOTATIONS):
             if not (self._root / folder).is_dir():
                 raise UserError(f"no folder {folder} in {self._root}: use --set data.root=PATH with {expected}")
-        self._images = {path.stem: self._root / _IMAGES / path for path in need_images(self._root / _IMAGES)}
+        self._images = self._named_images()
         self._names = self._read_lists(options.sets)
         self._need(self._annotation, "annotation")
         self._masked = all(self._mask(name).is_file() for names in self._names.values() for name in names)
@@ -78,6 +78,15 @@ class Voc(Source):
     def locate(self, split: str, index: int) -> str:
         """The path of the image below the root."""
         return printable(self._images[self._names[split][index]].relative_to(self._root))
+
+    def _named_images(self) -> dict[str, Path]:
+        """{name in lists and annotations: image}."""
+        images: dict[str, Path] = {}
+        for path in need_images(self._root / _IMAGES):
+            if path.stem in images:
+                raise UserError(f"{images[path.stem]} and {path} have one name: remove one of them")
+            images[path.stem] = self._root / _IMAGES / path
+        return images
 
     def _annotation(self, name: str) -> Path:
         return self._root / _ANNOTATIONS / f"{name}.xml"
@@ -104,6 +113,7 @@ class Voc(Source):
                     f"{path} names {len(missing)} images that are not in {self._root / _IMAGES} (first: {missing[0]}): "
                     "add them, or take them from the list"
                 )
+        check_apart(folder / sets, names)
         return {split: listed for split, listed in names.items() if listed}
 
     def _need(self, path_of: Callable[[str], Path], what: str) -> None:

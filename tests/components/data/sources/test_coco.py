@@ -1,6 +1,7 @@
 """COCO: boxes, masks from polygons and run lengths against slow references, and lists that do not hold."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,11 @@ def test_wrong_lists(tmp_path: Path, home: Path) -> None:
         ({"images": [image | {"file_name": "../secret.png"}], "annotations": []}, "which leads elsewhere"),
         ({"categories": []}, "which the list lacks"),
         ({"images": [], "annotations": []}, "names 0 images and 2 categories"),
+        (
+            {"images": [*content()["images"], image | {"file_name": "c.png"}]},
+            "1 images have the id of another: correct",
+        ),
+        ({"categories": [*content()["categories"], {"id": 3, "name": "cow"}]}, "1 categories have the id of another"),
         ({"annotations": [{"id": 1}]}, "is not a list of instances as COCO writes it (KeyError('category_id'))"),
     ]:
         path = small(tmp_path, content(**changes))
@@ -139,6 +145,18 @@ def test_wrong_lists(tmp_path: Path, home: Path) -> None:
     path.write_text("{")
     assert "is not a list of instances as COCO writes it (JSONDecodeError(" in refused("coco", tmp_path)
     assert not [path for path in home.rglob("*") if path.is_file()]
+
+
+def test_an_image_of_two_lists_is_refused(tmp_path: Path, home: Path) -> None:
+    small(tmp_path, name="train")
+    path = small(tmp_path, name="val")
+    assert open_with("coco", tmp_path).splits == {"train": 2, "val": 2}  # of one name, in folders of their own
+    (tmp_path / "train").rename(tmp_path / "images")
+    shutil.rmtree(tmp_path / "val")
+    assert f"2 images are listed for train and for val in {path.parent} (first: " in refused("coco", tmp_path)
+    value = content()
+    path.write_text(json.dumps(value | {"images": [i | {"file_name": "c.png"} for i in value["images"]]}))
+    assert f"{tmp_path / 'images' / 'c.png'} is listed 2 times for val in {path.parent}" in refused("coco", tmp_path)
 
 
 def test_wrong_folders(tmp_path: Path, home: Path) -> None:

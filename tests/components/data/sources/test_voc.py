@@ -47,7 +47,8 @@ def boxes_of(sample: Sample | Broken) -> Any:
 
 
 def test_boxes_count_from_zero_and_exclude_their_end(tmp_path: Path) -> None:
-    small(tmp_path, "a", "b")
+    small(tmp_path, "a", "c", "b")
+    add(tmp_path / "ImageSets" / "Main" / "train.txt", "a\nc\n")
     add(tmp_path / "ImageSets" / "Main" / "val.txt", "b")
     source = open_with("voc", tmp_path)
     assert (source.splits, source.classes) == ({"train": 2, "val": 1}, ("cat", "dog"))
@@ -96,7 +97,14 @@ def test_lists_name_what_is_there(tmp_path: Path) -> None:
     assert refused("voc", tmp_path).startswith(
         f"{path} names 2 images that are not in {tmp_path / 'JPEGImages'} (first: c)"
     )
+    add(path, "a\nb\na\n")
+    assert refused("voc", tmp_path) == f"a is listed 2 times for train in {path.parent}: once would be right"
     add(path, "a\nb\n")
+    add(path.with_name("val.txt"), "b\n")
+    assert refused("voc", tmp_path).startswith(
+        f"1 images are listed for train and for val in {path.parent} (first: b): a score on images that were trained on"
+    )
+    path.with_name("val.txt").unlink()
     (tmp_path / "Annotations" / "b.xml").unlink()
     said = f"1 images have no annotation (first: {tmp_path / 'Annotations' / 'b.xml'}): add it, or take the image away"
     assert refused("voc", tmp_path) == said
@@ -104,6 +112,16 @@ def test_lists_name_what_is_there(tmp_path: Path) -> None:
     path.rename(path.with_name("trainval.txt"))
     assert refused("voc", tmp_path).startswith(f"no train.txt in {path.parent}")
     assert refused("voc", tmp_path / "ImageSets").startswith(f"no folder JPEGImages in {tmp_path / 'ImageSets'}")
+
+
+@pytest.mark.parametrize("other", ["a.jpg", "more/a.png"])
+def test_two_images_of_one_name_are_refused(tmp_path: Path, other: str) -> None:
+    small(tmp_path, "a", "b")
+    path = tmp_path / "JPEGImages" / other
+    path.parent.mkdir(exist_ok=True)
+    write_image(path)
+    said = refused("voc", tmp_path)
+    assert "have one name: remove one of them" in said and "a.png" in said and other in said
 
 
 @pytest.mark.parametrize(
