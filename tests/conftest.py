@@ -1,6 +1,7 @@
 """What all tests share: one thread each, as two run at a time; a home of their own; real images where there are any."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from infra.local.s3 import find_rclone
 
 # Before torch is imported, so that processes started by a test inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell's background job ignores Ctrl-C, and so would each command that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 S3_KEY, S3_SECRET = "genoise-test", "an-utter-secret"

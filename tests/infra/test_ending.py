@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,16 +42,32 @@ ending.leave_process()
 
 
 @pytest.fixture
-def untold() -> object:
+def untold() -> Iterator[None]:
     """Whatever a test begins, it does not end the other tests."""
     yield
     ending.reset()
 
 
-def start(how: str) -> tuple[subprocess.Popen[str], dict[int, str]]:
-    """The command, and the process that it has started."""
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, how], stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    return process, {int(line(process)): ""}
+Started = tuple[subprocess.Popen[str], list[int]]
+Start = Callable[[str], Started]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the command; returns it with the processes that it has started. It does not outlive the test."""
+    running = []
+
+    def begin(how: str) -> Started:
+        process = subprocess.Popen([sys.executable, "-c", COMMAND, how], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        running.append(process)
+        return process, [int(line(process))]
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -58,7 +75,7 @@ def line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def check_ended(process: subprocess.Popen[str], code: int, children: dict[int, str]) -> None:
+def check_ended(process: subprocess.Popen[str], code: int, children: list[int]) -> None:
     process.communicate()
     assert process.returncode == code
     for pid in children:
@@ -67,7 +84,7 @@ def check_ended(process: subprocess.Popen[str], code: int, children: dict[int, s
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_an_interrupt_wherever_the_main_thread_waits(how: signal.Signals, code: int) -> None:
+def test_a_signal_is_an_interrupt_wherever_the_main_thread_waits(start: Start, how: signal.Signals, code: int) -> None:
     process, children = start("plain")
     process.send_signal(how)
     assert line(process) == "raised"
@@ -75,7 +92,7 @@ def test_a_signal_is_an_interrupt_wherever_the_main_thread_waits(how: signal.Sig
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_block_that_is_deferred_is_not_cut_in_two(how: signal.Signals, code: int) -> None:
+def test_a_block_that_is_deferred_is_not_cut_in_two(start: Start, how: signal.Signals, code: int) -> None:
     process, children = start("deferred")
     assert line(process) == "whole"
     process.send_signal(how)
@@ -84,7 +101,7 @@ def test_a_block_that_is_deferred_is_not_cut_in_two(how: signal.Signals, code: i
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_ends_at_once(second: signal.Signals) -> None:
+def test_the_second_signal_ends_at_once(start: Start, second: signal.Signals) -> None:
     process, children = start("deaf")
     assert line(process) == "whole"
     process.send_signal(signal.SIGTERM)

@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,11 @@ def test_it_says_what_to_export_and_stops_with_its_server(
 ) -> None:
     port = free_port()
     command = [sys.executable, "-m", "pipelines", "local", "s3", str(tmp_path / "buckets"), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        )
+        stack.callback(process.terminate)  # where the test fails
         assert process.stdout and process.stderr
         said = process.stderr.readline()
         exports = dict(process.stdout.readline().removeprefix("export ").rstrip().split("=", 1) for _ in range(5))
