@@ -200,21 +200,34 @@ def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun, last: int) -> It
 
 def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
     """Run Ray Train; what a worker has to say to the user is raised as it was said."""
-    try:
-        _trainer(recipe, job, run).fit()
-    except ray.train.WorkerGroupError as error:
-        # Where one worker ends, the others lose their connection to it: what they say is noise.
-        causes = sorted(error.worker_failures.values(), key=_loudness)
-        if isinstance(causes[0], UserError | OutsideError):
-            raise causes[0] from None
-        if fault := disk_fault(causes[0]):
-            raise OutsideError(fault) from error
-        if _is_loss(causes[0]):
-            raise OutsideError(
-                f"training lost a worker {recipe.training.max_failures + 1} times (killed, out of memory, or its "
-                "machine went away): the same command goes on from the last checkpoint"
-            ) from error
-        raise
+    for left in reversed(range(recipe.training.max_failures + 1)):
+        try:
+            _trainer(recipe, job, run).fit()
+            return
+        except ray.train.ControllerError as error:
+            # A worker that is lost while its group starts is one that Ray Train does not replace.
+            if not _is_loss(error.controller_failure):
+                raise
+            ending.check()
+            if not left:
+                raise _lost(recipe) from error
+        except ray.train.WorkerGroupError as error:
+            # Where one worker ends, the others lose their connection to it: what they say is noise.
+            causes = sorted(error.worker_failures.values(), key=_loudness)
+            if isinstance(causes[0], UserError | OutsideError):
+                raise causes[0] from None
+            if fault := disk_fault(causes[0]):
+                raise OutsideError(fault) from error
+            if _is_loss(causes[0]):
+                raise _lost(recipe) from error
+            raise
+
+
+def _lost(recipe: Recipe) -> OutsideError:
+    return OutsideError(
+        f"training lost a worker {recipe.training.max_failures + 1} times (killed, out of memory, or its machine went "
+        "away): the same command goes on from the last checkpoint"
+    )
 
 
 def _loudness(error: Exception) -> int:
