@@ -35,7 +35,7 @@ class BatchNorm2d(nn.BatchNorm2d):
             return cast(Tensor, self._shared(x_BCHW))
         return super().forward(x_BCHW)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch gives it no types
+    @torch._disable_dynamo  # torch.compiler.disable imports the compiler
     def _shared(self, x_BCHW: Tensor) -> Tensor:
         self._check_input_dim(x_BCHW)
         weight_C = self.weight if self.affine else torch.ones(self.num_features, device=x_BCHW.device)

@@ -77,7 +77,7 @@ class Running:
             if self.process.poll() is not None:
                 done = self.wait()
                 pytest.fail(f"ended with {done.code} before it was so far:\n{done.out}\n{done.err}")
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def processes(self, *names: str) -> list[int]:
         """The ids of all that it started, and what that started in turn; of these names where any are given."""
