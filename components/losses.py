@@ -107,7 +107,8 @@ def adversarial(fake_B: Tensor, form: Form = "non_saturating", real_B: Tensor | 
     return loss if real_B is None else loss + _persuasion(real_B, False, form)
 
 
-@torch._disable_dynamo  # compiled graphs have no second derivatives; torch.compiler.disable imports the compiler
+# Compiled graphs have no second derivatives. torch.compiler.disable would import the compiler into every process.
+@torch._disable_dynamo  # type: ignore[attr-defined]
 def _squared_slopes(critic: Callable[..., Tensor], points: Sequence[Tensor]) -> Tensor:
     """(B,): squared norm of the gradient of each sample's mean logit with respect to all its ``points``."""
     leaves = [point.detach().requires_grad_() for point in points]

@@ -8,7 +8,7 @@ Legend of shape suffixes: B samples of this rank, C channels, H height, W width,
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,10 +32,10 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape and dtype, normalized per channel."""
         if self.training and self.sync and _ranks() > 1:
-            return cast(Tensor, self._shared(x_BCHW))
+            return self._shared(x_BCHW)
         return super().forward(x_BCHW)
 
-    @torch._disable_dynamo  # torch.compiler.disable imports the compiler
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # torch.compiler.disable would import the compiler at once
     def _shared(self, x_BCHW: Tensor) -> Tensor:
         self._check_input_dim(x_BCHW)
         weight_C = self.weight if self.affine else torch.ones(self.num_features, device=x_BCHW.device)
