@@ -210,9 +210,9 @@ def _by_words(facts: Sequence[TarFacts], where: str) -> dict[str, str]:
     splits = [fact for fact in facts if fact.words and fact.words[0] in SPLIT_NAMES]
     others = [fact for fact in facts if not fact.words or fact.words[0] not in SPLIT_NAMES]
     if (splits and others) or len({fact.words for fact in others}) > 1:
-        known = f"{_named(splits)} are splits by their names, and " if splits else ""
+        known = f"splits by their names: {_named(splits)}; " if splits else ""
         raise UserError(
-            f"{where}: {known}nobody knows of which split {_named(others)} are: say it, "
+            f"{where}: {known}of no known split: {_named(others)}; say it, "
             f"--set data.splits={_suggest(facts)}; what is not named is left out; or, where names mean nothing, "
             f"--set data.splits={CLASSES}"
         )

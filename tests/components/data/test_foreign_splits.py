@@ -130,7 +130,7 @@ TWO = {"train-000.tar": [0, 1], "train-001.tar": [0, 1]}
 def test_tars_that_are_of_no_split_beside_those_that_are(tmp_path: Path, other: str, suggested: str) -> None:
     write(tmp_path, TWO | {other: [0, 1]})
     said = refused(tmp_path)
-    assert f"nobody knows of which split {other} are" in said and f"--set data.splits={suggested};" in said
+    assert f"of no known split: {other};" in said and f"--set data.splits={suggested};" in said
     assert splits_of(tmp_path, splits=suggested)["train"] == {*TWO, other}  # what is suggested works
     assert splits_of(tmp_path, splits="classes")["train"] == {*TWO, other}
     stem = other.removesuffix(".tar")
