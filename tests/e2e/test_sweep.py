@@ -1,5 +1,6 @@
 """Sweeps, whole: on one machine, killed and continued, on a cluster too small for all trials, as a population."""
 
+import gzip
 import json
 import re
 import shutil
@@ -183,19 +184,19 @@ def cluster() -> Iterator[Any]:
     made.shutdown()  # type: ignore[no-untyped-call]  # Ray's own
 
 
-def test_eight_trials_of_two_workers_on_three_places_of_which_one_is_lost(new_home: MakeHome, cluster: Any) -> None:
+def test_six_trials_of_two_workers_on_three_places_of_which_one_is_lost(new_home: MakeHome, cluster: Any) -> None:
     """Two trials would need four places: they must not wait for each other. Later one node is killed."""
-    home = new_home()
+    home, count = new_home(), 6
     settings = sets({"training.workers": 2})
-    running = home.start(*SWEEP, "--trials", "8", "--seeds", "0", *settings, "--address", cluster.address)
-    running.wait_until(lambda: len(ledger(home)[1]) >= 4)
+    running = home.start(*SWEEP, "--trials", str(count), "--seeds", "0", *settings, "--address", cluster.address)
+    running.wait_until(lambda: len(ledger(home)[1]) >= 3)
     before = finished(home)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    assert running.wait().last["states"] == {"finished": 8}
+    assert running.wait().last["states"] == {"finished": count}
     assert before.items() <= finished(home).items()
     assert all(len(runs) == 1 for runs in trainings(home).values())
-    undisturbed = [random_point(Space(SPACE), 0, number) for number in range(FIRST, FIRST + 8)]
-    assert [points(home)[number] for number in range(FIRST, FIRST + 8)] == undisturbed
+    undisturbed = [random_point(Space(SPACE), 0, number) for number in range(FIRST, FIRST + count)]
+    assert [points(home)[number] for number in range(FIRST, FIRST + count)] == undisturbed
 
 
 def test_asha_stops_what_falls_behind_and_continues_from_its_ledger(new_home: MakeHome) -> None:
@@ -235,12 +236,34 @@ def test_a_population_leaves_a_schedule_that_can_be_replayed(new_home: MakeHome)
     assert files[0] == files[1]  # bit for bit
 
 
-def test_one_vector_for_several_tasks(new_home: MakeHome) -> None:
-    home = new_home()
-    command = ["sweep", "--universal", "context_encoder", "autoencoder", "--json", "--quiet", *sets(SETTINGS)]
-    enough = {"data.samples": 1024, "data.validation": 0.5, "training.epochs": 16}  # for a gap that is none of chance
-    settings = sets(enough | {"training.probe_every": 16, "training.checkpoint_every": 1000})
-    said = home.run(*command, *settings, "--trials", "1", "--searcher", "random", "--seeds", "1").last
+def few_digits(mnist: Path, to: Path) -> None:
+    """The first 6,000 + 500 of MNIST's digits, in its own format."""
+    to.mkdir()
+    for split, count in (("train", 6000), ("t10k", 500)):
+        for kind, head, size in (("images-idx3", 16, 28 * 28), ("labels-idx1", 8, 1)):
+            name = f"{split}-{kind}-ubyte.gz"
+            content = gzip.decompress((mnist / name).read_bytes())
+            cut = content[:4] + count.to_bytes(4, "big") + content[8 : head + count * size]
+            (to / name).write_bytes(gzip.compress(cut))
+
+
+def test_one_vector_for_several_tasks(shared_data: Path, tmp_path: Path) -> None:
+    """On digits, where a short training closes a gap that is none of chance."""
+    few_digits(shared_data / "mnist", tmp_path / "mnist")
+    home = Home(tmp_path / "home")
+    settings = {key: value for key, value in SETTINGS.items() if not key.startswith("data.")} | {
+        "data.source": "mnist",
+        "data.root": str(tmp_path / "mnist"),
+        "data.validation": 0.8,
+        "training.epochs": 3,
+        "training.probe_every": 3,
+        "training.checkpoint_every": 1000,
+    }
+    command = ["sweep", "--universal", "context_encoder", "autoencoder", "--json", "--quiet", *sets(settings)]
+    try:
+        said = home.run(*command, "--trials", "1", "--searcher", "random", "--seeds", "1").last
+    finally:
+        home.end()
     assert said["validation"].keys() == {"universal"} and len(said["recipes"]) == 2
     (first, *_) = said["verdict"]
     assert first.startswith("universal: ") and "of the gap between random and supervised" in first
