@@ -139,13 +139,13 @@ def test_every_figure_of_the_table_is_found_again_in_the_files(shared_data: Path
     unpack(shared_data / "cifar10", tmp_path / "raw")
     home, shards = Home(tmp_path / "home"), tmp_path / "shards"
     places = {"data.source": "folder", "data.root": str(tmp_path / "raw"), "data.url": str(shards)}
-    command = ["table", "rotation", "--json", "--quiet", *sets(places | SETTINGS), "--seeds"]
+    command = ["table", "autoencoder", "--json", "--quiet", *sets(places | SETTINGS), "--seeds"]
     try:
         two, one = (home.run(*command, seeds).last for seeds in ("2", "1"))  # the second runs nothing
     finally:
         home.end()
     found = audit(home.folder, shards, two["scores"])
-    assert {row["recipe"] for row in two["rows"]} == {"random", "rescaled", "rotation", "supervised"} == found.keys()
+    assert {row["recipe"] for row in two["rows"]} == {"random", "rescaled", "autoencoder", "supervised"} == found.keys()
     check(two, found)
     check(one, found)
     assert all(row["gap closed"] is not None for row in one["rows"]), "a gap is there to be audited"
