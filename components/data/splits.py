@@ -12,28 +12,50 @@ import re
 from components.errors import UserError
 
 SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "devel": "val",
-    "development": "val",
-    "eval": "val",
-    "evaluation": "val",
-    "holdout": "val",
-    "test": "test",
-    "testing": "test",
+    name: split
+    for split, names in {
+        "train": "train training trainset trainingset",
+        "val": "val valid validation dev devel development eval evaluation holdout valset validationset devset evalset",
+        "test": "test testing testset",
+    }.items()
+    for name in names.split()
 }
 UNNAMED_SPLITS = frozenset({"unlabeled", "unlabelled", "extra"})  # splits, but nobody knows which: the user says so
 CLASSES = "classes"
 _SPLITS = ("train", "val", "test")
+# Words that say nothing of what is seen: train_images and testB are named as splits are, "test tubes" is not.
+_PLAIN = {"image", "images", "img", "imgs", "picture", "pictures", "pic", "pics", "photo", "photos", "jpg", "jpeg"}
+_PLAIN |= {"png", "data", "set", "split"}
+_JOINED = f"(?:{'|'.join(sorted(SPLIT_NAMES, key=len, reverse=True))})(?=(?:{'|'.join(sorted(_PLAIN))})$)"  # testimages
+_PARTS = re.compile(f"{_JOINED}|[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a file's or folder's name, in small letters: ``ImageNet-train_01.tar`` -> imagenet, train, tar."""
-    return [word for word in re.split("[^a-z]+", name.lower()) if word]
+    """The words of a file's or folder's name, in small letters, and the parts of those that are joined of several:
+    ``ImageNet-train_01.tar`` -> imagenet, image, net, train, tar; ``testimages`` -> testimages, test, images."""
+    words: dict[str, None] = {}
+    for run in re.findall("[A-Za-z]+", name):
+        words |= dict.fromkeys([run.lower(), *_parts_of(run)])
+    return list(words)
+
+
+def _parts_of(run: str) -> list[str]:
+    return [part.lower() for part in _PARTS.findall(run.lower() if run.isupper() else run)]
+
+
+def split_spoken_of(name: str) -> str | None:
+    """The split that the words of a name speak of: ``train_images`` of train; None where it is none, or two."""
+    found = {SPLIT_NAMES[word] for word in words_of(name) if word in SPLIT_NAMES}
+    return found.pop() if len(found) == 1 else None
+
+
+def is_named_as_split(name: str) -> bool:
+    """Whether a name says nothing but a split: ``test``, ``TestImages``, ``testB``, ``val2017``; not ``test tubes``."""
+    runs = re.findall("[A-Za-z]+", name)
+    words = [word for run in runs for word in ([run.lower()] if run.lower() in SPLIT_NAMES else _parts_of(run))]
+    return split_spoken_of(name) is not None and all(
+        word in SPLIT_NAMES or word in _PLAIN or len(word) == 1 for word in words
+    )
 
 
 def is_table(text: str) -> bool:

@@ -20,7 +20,6 @@ from components.config import DataConfig
 from components.data.cache import cache_folder, find_cached
 from components.data.images import BrokenImage
 from components.data.sources.listing import SUFFIXES, passed_over, walk
-from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -68,14 +67,6 @@ def subfolder(folder: Path, name: str, kind: str) -> Path | None:
         return folder / name
     archives = (folder / f"{name}{suffix}" for suffix in ARCHIVES)
     return next((unpack(archive, kind) for archive in archives if archive.is_file()), None)
-
-
-def folders_of_sides(root: Path, sides: Sequence[str], kind: str) -> tuple[Path, ...]:
-    """The folders that `partners_by_split` takes pictures from; the root where there are no ``sides``."""
-    if not sides:
-        return (root,)
-    tops = (root,) if (root / sides[0]).is_dir() else [subfolder(root, name, kind) for name in SPLIT_NAMES]
-    return tuple(top / side for top in tops if top for side in sides)
 
 
 def unpack(archive: Path, kind: str) -> Path:

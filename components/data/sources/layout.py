@@ -22,12 +22,21 @@ from components.data.sources.files import (
     need_images,
     subfolder,
 )
-from components.data.splits import CLASSES, SPLIT_NAMES, UNNAMED_SPLITS, is_table, parse_splits, words_of
+from components.data.splits import (
+    CLASSES,
+    SPLIT_NAMES,
+    UNNAMED_SPLITS,
+    is_named_as_split,
+    is_table,
+    parse_splits,
+    split_spoken_of,
+)
 from components.errors import UserError, first_of, unknown
 
 LOOSE = "."  # in what was left out: files that lie in no folder
 _LONG_KNOWN = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 _COLUMNS = ("file", "split", "label")
+_FEW = 5  # folders that a line can name
 NEW_NAMES = "splits by more names;"  # see Source.revision
 
 
@@ -49,10 +58,11 @@ class Laid(NamedTuple):
 
 
 class LaidPairs(NamedTuple):
-    """Pairs by split, and how many files of which folder are in none."""
+    """Pairs by split, how many files of which folder are in none, and the folders of both sides."""
 
     splits: dict[str, Pairs]
     left_out: dict[str, int]
+    folders: tuple[Path, ...]
     revision: str = ""  # Source.revision
 
 
@@ -90,9 +100,10 @@ def tops_of(paths: Iterable[PurePosixPath]) -> list[str]:
 def _by_names(root: Path, paths: Sequence[PurePosixPath]) -> tuple[dict[str, Paths], str]:
     """(files by split, `Source.revision`)."""
     tops = tops_of(paths)
+    _check_linked(root, tops)
     if not are_splits(tops):
         check_no_splits(root, tops)
-        _check_below(root, paths, tops)
+        _check_below(root, paths)
         _check_files(root, paths)
         return {"train": [(path, root / path) for path in paths]}, ""
     return _without(root, paths, {top: SPLIT_NAMES[top.lower()] for top in tops}, 0), revision_of(tops)
@@ -117,21 +128,23 @@ def are_splits(names: Sequence[str]) -> bool:
 def check_no_splits(root: Path, tops: Sequence[str], classes: bool = True) -> None:
     """Raise UserError where some of the names speak of splits. ``classes``: whether they could be classes."""
     folders = [top for top in tops if top != LOOSE]
-    named = [top for top in folders if top.lower() in SPLIT_NAMES]
+    guess = {top: split_spoken_of(top) for top in folders}
+    spoken = [top for top in folders if guess[top]]
+    named = [top for top in spoken if is_named_as_split(top)]
     nameless = [top for top in folders if top.lower() in UNNAMED_SPLITS]
-    spoken = {top: found for top in folders if (found := _meaning(top))}
-    if not named and (not nameless or len(tops) < 2) and len(set(spoken.values())) < 2:
-        return
-    guess = {top: SPLIT_NAMES.get(top.lower()) or spoken.get(top) for top in folders}
     meant = [split for split in guess.values() if split]
     others = [top for top in tops if top not in named]
+    if not named and (not nameless or len(tops) < 2) and len(set(meant)) < 2:
+        return
+    if not others and meant == ["train"]:
+        return
     if named and others:
         loose = first_of(sorted(path.name for path in root.iterdir() if path.is_file()), 3)
         shown = [f"what lies loose ({loose})" if top == LOOSE else top for top in others]
         doubt = f"{first_of(named, 5)} {_are(named, 'named')} as splits are, {first_of(shown, 5)} {_are(shown, 'not')}"
     elif len(set(meant)) < len(meant):
         doubt = f"several folders mean one split ({first_of(folders, 5)})"
-    elif named:
+    elif named and "train" not in meant:
         doubt = f"{first_of(named, 5)} {_are(named, 'named')} as splits are, and none is the training split"
     elif spoken:
         doubt = f"the names {first_of(sorted(spoken), 5)} speak of splits"
@@ -144,51 +157,62 @@ def _are(names: Sequence[str], what: str) -> str:
     return f"{'are' if len(names) > 1 else 'is'} {what}"
 
 
-def _meaning(name: str) -> str | None:
-    """The split that the words of a name speak of: ``train_images`` of train; None where it is none, or two."""
-    found = {SPLIT_NAMES[word] for word in words_of(name) if word in SPLIT_NAMES}
-    return found.pop() if len(found) == 1 else None
-
-
 def _advice(guess: Mapping[str, str | None], classes: bool = True) -> str:
-    """What to type, with the best guess for it."""
+    """What to type, with the best guess for it, if there is one."""
     names: dict[str, list[str]] = {}
     for name, split in guess.items():
         if split:
             names.setdefault(split, []).append(name)
-    if "train" not in names:
+    if guess and "train" not in names:
         rest = [name for name, split in guess.items() if split is None] or [next(iter(guess))]
         names = {s: [name for name in found if name not in rest] for s, found in names.items()} | {"train": rest}
     parts = [f"{split}={'+'.join(names[split])}" for split in ("train", "val", "test") if names.get(split)]
     example = shlex.quote(",".join(parts))
-    listed = any(set(name) & set(",+=") for name in guess)  # such names cannot be typed
-    ways = ([] if listed else [f"--splits {example} (what is not named is left out)"]) + [
+    typed = bool(guess) and not any(set(name) & set(",+=") for name in guess)  # such names cannot be typed
+    ways = ([] if not typed else [f"--splits {example} (what is not named is left out)"]) + [
         "a table of files, --splits FILE.csv"
     ]
     return f"say which is which with {', '.join(ways)}" + f", or --splits {CLASSES} if they are classes" * classes
 
 
-def _check_below(root: Path, paths: Iterable[PurePosixPath], tops: Sequence[str]) -> None:
-    """Raise UserError where the folders below the top ones are named as splits: cats/train, cats/test, dogs/train."""
-    below: dict[str, set[str]] = {}
+def _check_linked(root: Path, tops: Sequence[str]) -> None:
+    """Raise UserError where the pictures of a split's folder are taken under another name, to which a link leads."""
+    for path in sorted(root.iterdir()):
+        if path.name not in tops and is_named_as_split(path.name) and path.is_dir() and list_images(path):
+            raise UserError(
+                f"{root}: the pictures of {path.name} lie in another folder too, to which a link leads: take out one "
+                f"of the links, or say which is which with a table of files, --splits FILE.csv"
+            )
+
+
+def _check_below(root: Path, paths: Iterable[PurePosixPath]) -> None:
+    """Raise UserError where folders at any depth speak of two splits, or are named as one that is held out:
+    cats/train and cats/test, data/images/testB."""
+    levels: dict[int, dict[str, PurePosixPath]] = {}  # level: {folder: the first path in it}
     for path in paths:
-        if len(path.parts) > 2:
-            below.setdefault(path.parts[0], set()).add(path.parts[1])
-    found = sorted({name for names in below.values() for name in names if name.lower() in SPLIT_NAMES})
-    if len({SPLIT_NAMES[name.lower()] for name in found}) > 1:
-        inside = next(top for top, names in sorted(below.items()) if names & set(found))
-        guess: dict[str, str | None] = {name: SPLIT_NAMES[name.lower()] for name in found}
-        deeper = f" (or use --set data.root={root / tops[0]})" if len(tops) == 1 else ""
-        raise UserError(
-            f"{root}: folders in {inside} are named as splits are ({first_of(found, 5)}): {_advice(guess)}{deeper}"
-        )
+        for level, name in enumerate(path.parts[:-1]):
+            levels.setdefault(level, {}).setdefault(name, path)
+    spoken = {level: {n: split for n in names if (split := split_spoken_of(n))} for level, names in levels.items()}
+    meant = {split for names in spoken.values() for split in names.values()}
+    below = [level for level in sorted(spoken) if level and spoken[level]]
+    held = [n for level in below for n, split in spoken[level].items() if split != "train" and is_named_as_split(n)]
+    if len(meant) < 2 and not held:
+        return
+    level = below[0]
+    found, names = spoken[level], levels[level]
+    inside = PurePosixPath(*min(names[name] for name in found).parts[:level])
+    enough = set(found.values()) == meant and ("train" in meant or len(found) < len(names) <= _FEW)
+    guess = {name: split_spoken_of(name) for name in (found if "train" in meant else names)} if enough else {}
+    raise UserError(
+        f"{root}: folders in {inside} are named as splits are ({first_of(sorted(found), 5)}): {_advice(guess)}"
+    )
 
 
 def _check_files(root: Path, paths: Sequence[PurePosixPath]) -> None:
     """Raise UserError where every file's name speaks of a split, and not all of one: train_1.png, test_1.png."""
     found: dict[str, str] = {}
     for path in paths:
-        split = _meaning(path.stem)
+        split = split_spoken_of(path.stem)
         if split is None:
             return
         found.setdefault(split, path.name)
@@ -217,10 +241,13 @@ def match_told(told: str, names: Iterable[str], where: Path) -> dict[str, str]:
 
 
 def _by_told(root: Path, paths: Sequence[PurePosixPath], told: str) -> Laid:
-    """By the top folders that are named; where none of the names is one of those, by the folders below them."""
+    """By the top folders that are named; where none of them is, by those of the first level below that has one."""
     asked = {name.lower() for name in parse_splits(told)}
-    folders = [{path.parts[level] for path in paths if len(path.parts) > level + 1} for level in (0, 1)]
-    level = 1 if not any(f.lower() in asked for f in folders[0]) and any(f.lower() in asked for f in folders[1]) else 0
+    folders: dict[int, set[str]] = {0: set()}
+    for path in paths:
+        for depth, name in enumerate(path.parts[:-1]):
+            folders.setdefault(depth, set()).add(name)
+    level = next((depth for depth in sorted(folders) if asked & {name.lower() for name in folders[depth]}), 0)
     split_of = match_told(told, folders[level], root)
     taken, left_out = [], Counter[str]()
     for path in paths:
@@ -321,10 +348,13 @@ def partners_by_split(root: Path, first: str, second: str, kind: str, told: str 
     if told is not None and is_table(told):
         return _partners_by_table(root, first, second, told)
     if (root / first).is_dir():
-        sides = [images_by_split(_need_folder(root, name), told) for name in (first, second)]
+        folders = [_need_folder(root, name) for name in (first, second)]
+        sides = [images_by_split(folder, told) for folder in folders]
         missing = sorted(sides[0].splits.keys() ^ sides[1].splits.keys())
         if missing:
             raise UserError(f"only one of the folders {first} and {second} in {root} has a {missing[0]} split")
+        if told is not None:  # several folders of one split may hold equal names
+            sides = [_named_from(folder, side) for folder, side in zip(folders, sides, strict=True)]
         pairs = {
             split: match_partners(split, paths, sides[1].splits[split]) for split, paths in sides[0].splits.items()
         }
@@ -333,18 +363,35 @@ def partners_by_split(root: Path, first: str, second: str, kind: str, told: str 
             for name, side in zip((first, second), sides, strict=True)
             for top, n in side.left_out.items()
         }
-        return LaidPairs(pairs, left_out | count_images(root, others_in(root, {first, second})), sides[0].revision)
+        beside = {top: n for top, n in count_left_out(root, ()).items() if top not in (first, second)}
+        return LaidPairs(pairs, left_out | beside, tuple(folders), sides[0].revision)
     named = folders_and_archives(root)
     split_of = _split_folders(root, first, kind, named, told)
     splits: dict[str, Pairs] = {}
+    taken_from: list[Path] = []
     for name, split in split_of.items():
         folder = subfolder(root, name, kind)
         assert folder is not None, name
         here, there = (_need_folder(folder, side) for side in (first, second))
+        taken_from += (here, there)
         firsts, seconds = ([(path, side / path) for path in need_images(side)] for side in (here, there))
         splits.setdefault(split, []).extend(match_partners(split if told is None else name, firsts, seconds))
     revision = revision_of(split_of) if told is None else ""
-    return LaidPairs(splits, count_images(root, others_in(root, split_of)), revision)
+    return LaidPairs(splits, count_left_out(root, _files_of(splits)), tuple(taken_from), revision)
+
+
+def _named_from(folder: Path, side: Laid) -> Laid:
+    """Each file by its whole path below the folder of its side."""
+    return side._replace(
+        splits={
+            split: [(PurePosixPath(path.relative_to(folder)), path) for _, path in paths]
+            for split, paths in side.splits.items()
+        }
+    )
+
+
+def _files_of(splits: Mapping[str, Pairs]) -> set[Path]:
+    return {file for pairs in splits.values() for pair in pairs for file in (pair.file, pair.partner)}
 
 
 def _split_folders(root: Path, first: str, kind: str, named: Sequence[str], told: str | None) -> dict[str, str]:
@@ -368,19 +415,6 @@ def folders_and_archives(root: Path) -> list[str]:
         if not path.name.startswith(".") and (path.is_dir() or (suffix and path.is_file())):
             names.add(path.name if path.is_dir() else path.name.removesuffix(suffix))
     return sorted(names)
-
-
-def others_in(root: Path, names: Iterable[str]) -> list[str]:
-    """The folders of ``root`` that are none of ``names``."""
-    return sorted(
-        path.name for path in root.iterdir() if path.is_dir() and path.name[0] != "." and path.name not in names
-    )
-
-
-def count_images(root: Path, names: Iterable[str]) -> dict[str, int]:
-    """{folder of ``root``: images in it}, those without left out."""
-    counts = {name: len(list_images(root / name)) for name in names}
-    return {name: count for name, count in counts.items() if count}
 
 
 def told_table(config: DataConfig) -> bool:
@@ -409,18 +443,31 @@ def _partners_by_table(root: Path, first: str, second: str, told: str) -> LaidPa
     paths = list_images(root)
     firsts, seconds = (dict(_inside(paths, name)) for name in (first, second))
     check_listed(rows, set(firsts), told, root)
-    left_out: Counter[str] = Counter()
+    partners: dict[PurePosixPath, list[PurePosixPath]] = {}
+    for path, within in seconds.items():
+        partners.setdefault(within.with_suffix(""), []).append(path)
+    file_of: dict[PurePosixPath, PurePosixPath] = {}  # {partner: file}
     splits: dict[str, Pairs] = {}
-    partners = {within.with_suffix(""): path for path, within in seconds.items()}
-    for path, within in firsts.items():
-        if path not in rows:
-            left_out[str(path.parent)] += 1
-            continue
-        partner = partners.get(within.with_suffix(""))
-        if partner is None:
-            raise UserError(f"{path} has no partner of the same name in a folder {second}: add it or remove the image")
-        splits.setdefault(rows[path].split, []).append(Pair(str(path), root / path, root / partner))
-    return LaidPairs(splits, dict(sorted(left_out.items())))
+    for path in (path for path in firsts if path in rows):
+        found = partners.get(firsts[path].with_suffix(""), [])
+        if len(found) != 1:
+            what = (
+                f"has {len(found)} partners ({first_of([str(path) for path in found], 3)})"
+                if found
+                else "has no partner"
+            )
+            raise UserError(f"{path} {what} of the same name in a folder {second}: there must be one")
+        if (other := file_of.setdefault(found[0], path)) != path:
+            raise UserError(f"{other} and {path} have one partner, {found[0]}: take one of them off {told}")
+        splits.setdefault(rows[path].split, []).append(Pair(str(path), root / path, root / found[0]))
+    taken = {*rows, *file_of}
+    left_out = Counter(str(path.parent) if len(path.parts) > 1 else LOOSE for path in paths if path not in taken)
+    folders = {
+        root.joinpath(*path.parts[: 1 + path.parts.index(side)])
+        for side, there in ((first, firsts), (second, seconds))
+        for path in there
+    }
+    return LaidPairs(splits, dict(sorted(left_out.items())), tuple(sorted(folders)))
 
 
 def _inside(paths: Iterable[PurePosixPath], name: str) -> Iterator[tuple[PurePosixPath, PurePosixPath]]:

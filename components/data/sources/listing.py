@@ -159,6 +159,8 @@ def _folders(
                 else:
                     followed.append(target)
                     found.append((path + "/", True))
+            elif linked and os.path.realpath(entry.path) in (top, *followed):
+                skipped.append((path, TWICE))
             else:
                 found.append((path + "/", linked))
         stack += reversed(found)

@@ -10,7 +10,7 @@ from pydantic import Field
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean, decode_map, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import folders_of_sides, key_of, open_root, read_file
+from components.data.sources.files import key_of, open_root, read_file
 from components.data.sources.layout import names_told, partners_by_split
 from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
@@ -51,12 +51,11 @@ class Masks(Source):
         self._stored_of[list(names)] = np.arange(1, 1 + len(names))
         self._stored_of[list(options.ignore)] = UNKNOWN
         self._ignored = options.ignore
-        self._pairs, self.left_out, self.revision = partners_by_split(
+        self._pairs, self.left_out, self.listed, self.revision = partners_by_split(
             self._root, options.images, options.masks, self.name, config.splits
         )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
         self.fields = {"image": IMAGE_EXTENSIONS, "mask": "mask.png"}
-        self.listed = folders_of_sides(self._root, (options.images, options.masks), self.name)
 
     def read(self, split: str, index: int) -> Sample:
         """One image, cleaned, with its mask. Raises BrokenImage."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, Cleaned, clean, decode_full, encode, image_size
 from components.data.sources.base import Sample, Source, register_source
-from components.data.sources.files import Pair, Pairs, folders_of_sides, key_of, open_root, read_file
+from components.data.sources.files import Pair, Pairs, key_of, open_root, read_file
 from components.data.sources.layout import images_by_split, names_told, partners_by_split
 from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
@@ -52,17 +52,16 @@ class PairsSource(Source):
         self._pairs: dict[str, Pairs]
         if options.image in _HALVES:
             splits, self.left_out, _, self.revision = images_by_split(self._root, config.splits)
+            self.listed = (self._root,)
             self._pairs = {
                 split: [Pair(str(path.relative_to(self._root)), path, path) for _, path in paths]
                 for split, paths in splits.items()
             }
         else:
-            self._pairs, self.left_out, self.revision = partners_by_split(
+            self._pairs, self.left_out, self.listed, self.revision = partners_by_split(
                 self._root, options.image, options.target, self.name, config.splits
             )
         self.splits = {split: len(pairs) for split, pairs in self._pairs.items()}
-        sides = () if options.image in _HALVES else (options.image, options.target)
-        self.listed = folders_of_sides(self._root, sides, self.name)
         targets = ";".join(f"target.{extension}" for extension in IMAGE_EXTENSIONS.split(";"))
         self.fields = {"image": IMAGE_EXTENSIONS, "target": targets}
 

@@ -61,6 +61,8 @@ class Voc(Source):
         self.classes = options.classes or self._annotated_classes()
         self.splits = {split: len(names) for split, names in self._names.items()}
         self.listed = (self._root / _IMAGES,)
+        unlisted = len(self._images.keys() - {name for names in self._names.values() for name in names})
+        self.left_out = {_IMAGES: unlisted} if unlisted else {}
         self.fields = {"image": IMAGE_EXTENSIONS, "boxes": "boxes.json"} | (
             {"mask": "mask.png"} if self._masked else {}
         )

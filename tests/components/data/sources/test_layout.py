@@ -1,6 +1,7 @@
 """Which file is of which split: by names that leave no doubt, and else as the user says, never by a guess."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from components.data.planning import NOTHING, Known, plan_parts, revision_of_cut
 from components.data.records import check_extends
 from components.data.shards import Index
 from components.data.sources.base import Source, open_source
+from components.data.sources.listing import NO_PICTURE
 from components.errors import UserError
 from pipelines.prepare import _content_of, prepare_step
 from pipelines.recipes import load_places
@@ -71,13 +73,63 @@ def test_common_names_of_splits_work_by_themselves(tmp_path: Path, val: str) -> 
             "--splits train=train,test=te",
         ),
         (["train_1.png", "train_2.png", "test_1.png"], "the names of all files speak of splits", "--splits FILE.csv"),
+        (
+            ["trainA/1.png", "trainB/1.png", "testA/1.png"],
+            "several folders",
+            "--splits train=trainA+trainB,test=testA ",
+        ),
+        (["TrainImages/1.png", "TestImages/1.png"], "speak of", "--splits train=TrainImages,test=TestImages "),
+        (["trainimages/1.png", "testimages/1.png"], "speak of", "--splits train=trainimages,test=testimages "),
+        (["images/1.png", "test_images/1.png"], "images is not", "--splits train=images,test=test_images "),
+        (
+            ["data/train_images/1.png", "data/test_images/1.png"],
+            "in data are",
+            "--splits train=train_images,test=test_",
+        ),
+        (
+            ["data/images/train/1.png", "data/images/test/1.png"],
+            "in data/images are",
+            "--splits train=train,test=test ",
+        ),
+        (["a/images/train/1.png", "b/images/test/1.png"], "in a/images are", "--splits train=train,test=test "),
+        (["data/images/1.png", "data/test/1.png"], "in data are", "--splits train=images,test=test "),
+        (["a/train/1.png", "b/old/test/1.png"], "in a are", "a table of files, --splits FILE.csv"),
+        (["cat/1.png", "cat/test/1.png", "dog/1.png"], "in cat are", "--splits FILE.csv"),
     ],
 )
 def test_a_doubt_is_refused_with_what_to_type(tmp_path: Path, there: list[str], said: str, advice: str) -> None:
     lay(tmp_path, *there)
+    (tmp_path / "README.md").write_text("so that a lone folder is not entered")
     text = refusal(config(tmp_path))
     assert text.startswith(str(tmp_path)) and said in text and advice in text and "--splits classes" in text
     assert open_source(config(tmp_path, "classes")).splits == {"train": len(there)}
+    if typed := re.search(r"--splits (\S*=\S*)", text):
+        assert "train" in open_source(config(tmp_path, typed[1])).splits, "what is advised works"
+
+
+@pytest.mark.parametrize("train", ["trainset", "TrainSet"])
+def test_joined_names_of_splits_work_by_themselves(tmp_path: Path, train: str) -> None:
+    lay(tmp_path, *(f"{split}/{name}" for split in (train, "testset") for name in TWO))
+    assert open_source(config(tmp_path)).splits == {"train": 2, "test": 2}
+
+
+def test_a_lone_training_folder_is_all_there_is(tmp_path: Path) -> None:
+    lay(tmp_path, "train_images/1.png", "train_images/2.png")
+    (tmp_path / "README.md").write_text("no images")
+    assert open_source(config(tmp_path)).splits == {"train": 2}
+
+
+@pytest.mark.parametrize("train", ["a_train", "train"])
+def test_a_link_does_not_bring_test_images_into_training(tmp_path: Path, train: str) -> None:
+    lay(tmp_path / "all", "1.png", "2.png", "test/3.png")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / train).symlink_to(tmp_path / "all")
+    (tmp_path / "links" / "test").symlink_to(tmp_path / "all" / "test")
+    data = config(tmp_path / "links")
+    if train == "train":
+        assert names(open_source(data)) == {"train": ["train/1.png", "train/2.png"], "test": ["test/3.png"]}
+    else:
+        assert "the pictures of test lie in another folder too" in refusal(data)
 
 
 def test_names_that_only_sound_like_splits_stay_classes(tmp_path: Path) -> None:
@@ -191,11 +243,42 @@ def test_partners_as_the_user_says(tmp_path: Path, layout: str, source: str) -> 
     told = table(tmp_path / "s.csv", ("file", "split"), (file[0], "val"), (file[1], "train"))
     opened = open_source(config(tmp_path, told, source, **options))
     assert names(opened) == {"val": [file[0]], "train": [file[1]]}
-    assert sum(opened.left_out.values()) == 1
+    assert sum(opened.left_out.values()) == 2
     if layout.startswith("{side}"):
         for side in ("A", "B"):
             lay(tmp_path, f"{side}/train/x.png")
         assert "train is named as splits are" in refusal(config(tmp_path, None, source, **options))
+
+
+def test_partners_by_a_table_are_each_others_alone(tmp_path: Path) -> None:
+    lay(tmp_path, "A/0.png", "A/0.jpg", "A/1.png", "B/0.png", "B/1.png", "B/2.png", "C/3.png", "4.png")
+    rows = [("file", "split"), ("A/0.png", "train"), ("A/1.png", "val")]
+    data = config(tmp_path, table(tmp_path / "s.csv", *rows), "pairs", image="A", target="B")
+    opened = open_source(data)
+    assert (opened.splits, opened.left_out) == ({"train": 1, "val": 1}, {".": 1, "A": 1, "B": 1, "C": 1})
+    table(tmp_path / "s.csv", *rows, ("A/0.jpg", "test"))
+    assert "A/0.jpg and A/0.png have one partner, B/0.png: take one of them off" in refusal(data)
+    table(tmp_path / "s.csv", *rows)
+    lay(tmp_path, "B/1.jpg")
+    assert "A/1.png has 2 partners (B/1.jpg, B/1.png) of the same name" in refusal(data)
+
+
+def test_folders_of_one_split_may_hold_equal_names(tmp_path: Path) -> None:
+    lay(tmp_path, *(f"{side}/{folder}/1.png" for side in "AB" for folder in ("s1", "s2", "s3")))
+    opened = open_source(config(tmp_path, "train=s1+s2,test=s3", "pairs", image="A", target="B"))
+    assert names(opened) == {"train": ["train/s1/1.png", "train/s2/1.png"], "test": ["test/s3/1.png"]}
+
+
+def test_what_lies_beside_partners_is_counted(tmp_path: Path) -> None:
+    lay(tmp_path / "flat", "A/1.png", "B/1.png", "loose.png", "C/1.png")
+    lay(tmp_path / "split", "Train/A/1.png", "Train/B/1.png", "Train/C/1.png", "Test/A/2.png", "Test/B/2.png")
+    (tmp_path / "split" / "Test" / "A" / "what").write_bytes(b"?")
+    flat, split = (
+        open_source(config(tmp_path / name, None, "pairs", image="A", target="B")) for name in ("flat", "split")
+    )
+    assert (flat.splits, flat.left_out) == ({"train": 1}, {".": 1, "C": 1})
+    assert (split.splits, split.left_out) == ({"train": 1, "test": 1}, {"Train": 1})
+    assert split.passed_over.names == {NO_PICTURE: ["what"]}
 
 
 def test_partners_in_split_folders_of_common_names(tmp_path: Path) -> None:
