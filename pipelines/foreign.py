@@ -1,6 +1,7 @@
 """Tars that somebody else wrote: looked into in parallel, once, and listed in an index like that of our own."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,42 @@ from pipelines.parallel import in_parallel
 from pipelines.recorder import Progress
 from pipelines.workflow import StepRun
 
-RULES = 2  # changes with whatever makes another index of the same tars
+RULES = 3  # changes with whatever makes another index of the same tars
 NAMED = 5  # tars named in a line
+_LIKE_A_TAR = re.compile(r"\.(tar(\.[a-z0-9]{1,4})?|tgz)$", re.IGNORECASE)
 
 
 def digest_of_tars(url: str) -> str:
-    """The names and sizes of the tars at a place, in one text. Raises UserError when there are none."""
-    return hashlib.sha256(repr(_tars(url)).encode()).hexdigest()
+    """The names and sizes of the tars at a place, in one text. Raises UserError as `_tars` does."""
+    return hashlib.sha256(repr(_tars(url)[0]).encode()).hexdigest()
 
 
-def _tars(url: str) -> dict[str, int]:
+def _tars(url: str) -> tuple[dict[str, int], list[str]]:
+    """({tar: size}, what looks like tars and is not taken: compressed, hidden, or in a folder below).
+
+    Raises UserError when there is no tar, and for one with a name that a shard cannot have.
+    """
     storage = Storage(url)
     storage.check_readable()
-    found = {name: size for name, size in storage.list().items() if NAME.fullmatch(name)}
+    there = storage.list()
+    found = {name: size for name, size in there.items() if NAME.fullmatch(name)}
+    others = [name for name in there if name not in found and _LIKE_A_TAR.search(name)]
+    wrong = [name for name in others if "/" not in name and name[0] != "." and name.lower().endswith(".tar")]
+    if wrong:
+        raise UserError(
+            f"{url}: {first_of(wrong, NAMED)} cannot be a shard's name: rename to letters, digits, '.', '_' and '-', "
+            "a letter or digit first and '.tar' last"
+        )
     if not found:
-        raise UserError(f"no data set in {url}: there is neither an {INDEX_NAME} nor a tar; correct the place")
-    return found
+        seen = f" ({first_of(others, NAMED)}: compressed tars, and folders below, are not read)" if others else ""
+        raise UserError(f"no data set in {url}: there is neither an {INDEX_NAME} nor a tar{seen}; correct the place")
+    return found, others
 
 
 def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
     """The index of the tars at ``url``, and its file: beside them, or in the home where they cannot be written to."""
-    session, tars = run.workflow.session, _tars(url)
+    session = run.workflow.session
+    tars, others = _tars(url)
     connect(session.address)
     facts: list[TarFacts] = []
     work = ((url, name, str(session.folder("cache"))) for name in tars)
@@ -50,7 +66,7 @@ def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
     file = _keep(index, Storage(url), Storage(str(session.folder("data"))))
     run.output(file)
     run.workflow.say(f"{len(tars)} tars of others: the fields are {_shown(index)}; the index is {file}")
-    for line in _notes(facts, index):
+    for line in _notes(facts, index, others):
         run.workflow.say(line)
     return index, file
 
@@ -68,11 +84,16 @@ def _keep(index: Index, place: Storage, home: Storage) -> str:
     raise AssertionError("unreachable: the home is written or raises")
 
 
-def _notes(facts: Sequence[TarFacts], index: Index) -> Iterator[str]:
+def _notes(facts: Sequence[TarFacts], index: Index, others: Sequence[str]) -> Iterator[str]:
     """What was done with the tars that nobody asked for in so many words."""
     used = {entry.name for entry in all_entries(index)}
     if left := sorted(fact.entry.name for fact in facts if fact.entry.name not in used):
         yield f"{len(left)} of {len(facts)} tars are left out: {first_of(left, NAMED)}"
+    if others:
+        yield f"compressed tars, hidden ones, and those in folders below, are not read: {first_of(others, NAMED)}"
+    if passed_over := sum(fact.passed_over for fact in facts):
+        names = [fact.entry.name for fact in facts if fact.passed_over]
+        yield f"{passed_over} members are hidden or have no extension, and are passed over, in {first_of(names, NAMED)}"
     if any(entry.part for entry in index.splits["val"]):
         yield f"no tar is of the validation split: {index.samples('val')} samples were held back, a part of every class"
 

@@ -24,13 +24,23 @@ from components.data.reader import Shard
 from components.data.scramble import Int64, make_key, mix_keys
 from components.data.shards import Index, ShardEntry
 from components.data.sources.listing import SUFFIXES
-from components.data.splits import CLASSES, SPLIT_NAMES, UNNAMED_SPLITS, is_table, parse_splits, words_of
+from components.data.splits import (
+    CLASSES,
+    SPLIT_NAMES,
+    UNNAMED_SPLITS,
+    is_named_as_split,
+    is_table,
+    parse_splits,
+    words_of,
+)
 from components.errors import UserError, first_of
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar$")
 _PICTURE = tuple(suffix[1:] for suffix in SUFFIXES)
 Bool = NDArray[np.bool_]
 _SHOWN = 4  # tars named in a line
+_MOST_CLASSES = 100_000  # of data that has fewer samples: beyond it a label is a number of something else
+_LONGEST_LABEL = 18  # digits, so that it fits into 64 bits
 FIELDS = {
     "image": _PICTURE,
     "target": tuple(f"target.{extension}" for extension in _PICTURE),
@@ -46,12 +56,13 @@ class TarFacts(Config):
 
     entry: ShardEntry
     extensions: dict[str, int] = Field(description="extension: samples that have it")
-    words: tuple[str, ...] = Field(
-        description="names of splits in the tar's name, else in the first folder of its keys"
+    words: tuple[str, ...] = Field(description="names of splits in the tar's name, and in that of the lone folder")
+    folders: tuple[str, ...] = Field(
+        description="folders of its keys that are splits, and those beside; or the lone one"
     )
-    folders: tuple[str, ...] = Field(description="first folders of its keys, where there is one, or some are splits")
     labels: tuple[int, ...] = Field(description="of every sample, -1 where it has none; empty where no sample has one")
     converted: dict[str, int] = Field(default_factory=dict, description="what is done to images when they are read")
+    passed_over: int = Field(0, description="members that are hidden, or have no extension")
 
 
 def look_into(path: Path, name: str) -> TarFacts:
@@ -62,16 +73,37 @@ def look_into(path: Path, name: str) -> TarFacts:
     labels = [_label(shard, sample, name) for sample in range(len(shard))]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    folders = sorted({key.split("/")[0] if "/" in key else "" for key in shard.keys})
-    told = len(folders) == 1 or any(_split_words(folder) for folder in folders)
+    folders = _folders_of(shard.keys)
     return TarFacts(
         entry=ShardEntry(name=name, samples=len(shard), bytes=path.stat().st_size, sha256=digest),
         extensions={extension: shard.count(extension) for extension in shard.extensions},
-        words=_split_words(name) or (_split_words(folders[0]) if len(folders) == 1 else ()),
-        folders=tuple(folders) if told else (),
+        words=_split_words(f"{name}/{folders[0]}" if len(folders) == 1 else name),
+        folders=folders,
         labels=tuple(labels) if max(labels) >= 0 else (),
         converted=dict(_conversions(shard)),
+        passed_over=shard.passed_over,
     )
+
+
+def _folders_of(keys: Sequence[str]) -> tuple[str, ...]:
+    """`TarFacts.folders`: a split's folder may lie below others, ``./mydata/train/0001``."""
+    paths = {key.rpartition("/")[0] for key in keys}
+    parts = [[part for part in path.split("/") if part not in ("", ".")] for path in sorted(paths)]
+    for speaks in (_is_split, _split_words):
+        found = [[part for part in each if speaks(part)] for each in parts]
+        names = sorted({name for each in found for name in each})
+        meant = {_split_words(name) for name in names}
+        if all(found) and len(meant) == 1:
+            return (names[0],)
+        if len(meant) > 1 or (names and speaks is _is_split):
+            beside = {(each or [""])[0] for each, splits in zip(parts, found, strict=True) if not splits}
+            return tuple(sorted({*names, *beside}))
+    tops = {(each or [""])[0] for each in parts}
+    return tuple(tops) if len(tops) == 1 else ()
+
+
+def _is_split(name: str) -> bool:
+    return is_named_as_split(name) or name.lower() in UNNAMED_SPLITS
 
 
 def _conversions(shard: Shard) -> Counter[str]:
@@ -96,7 +128,7 @@ def _label(shard: Shard, sample: int, name: str) -> int:
     if data is None:
         return -1
     text = bytes(data).strip()
-    if not text.isdigit():
+    if not text.isdigit() or len(text) > _LONGEST_LABEL:
         raise UserError(f"{name}: the label of {shard.keys[sample]} is {text[:20]!r}; labels are numbers from 0")
     return int(text)
 
@@ -120,7 +152,7 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
         chosen = _choose(parts["train"], labels, min(config.samples, _count(parts["train"])), config.seed, "samples")
         parts["train"] = _where(parts["train"], chosen)
     entries = {fact.entry.name: fact.entry for fact in facts}
-    classes = 1 + max(int(values.max()) for values in labels.values())
+    classes = _count_classes(labels, where)
     converted: Counter[str] = Counter()
     for fact in facts:
         converted.update(fact.converted)
@@ -158,6 +190,17 @@ def _labels_of(fact: TarFacts, fields: Mapping[str, str]) -> Int64:
     return np.asarray(fact.labels, np.int64) if fact.labels and "label" in fields else none
 
 
+def _count_classes(labels: Mapping[str, Int64], where: str) -> int:
+    """One more than the largest label, 0 without labels. Raises UserError for labels that are no classes."""
+    name, largest = max(((name, int(values.max())) for name, values in labels.items()), key=lambda each: each[1])
+    if largest >= max(_MOST_CLASSES, _count(labels)):
+        raise UserError(
+            f"{where}: a label in {name} is {largest}, and there are {_count(labels)} samples: labels are the numbers "
+            "of classes, from 0; write the tars again with such"
+        )
+    return largest + 1
+
+
 def _part(entry: ShardEntry, samples: Int64) -> ShardEntry:
     return entry.model_copy(update={"samples": len(samples), "part": part_of(samples, entry.samples)})
 
@@ -170,6 +213,11 @@ def _count_labels(parts: Mapping[str, Int64], labels: Mapping[str, Int64]) -> di
 
 # Which tar is of which split
 
+_ANEW = (
+    "prepare the pictures anew with `genoise prepare folder --root FOLDER`, where labels are the names of folders, or "
+    "those of a table (--splits FILE.csv)"
+)
+
 
 def _splits_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> dict[str, list[TarFacts]]:
     """{split: its tars}; train is among them."""
@@ -178,7 +226,7 @@ def _splits_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> dic
     elif is_table(config.splits):
         raise UserError(
             f"--splits {config.splits}: a table names files, and a split is made of whole tars: name tars, "
-            "train=NAME,val=NAME, or prepare the tars anew with `genoise prepare folder`"
+            f"train=NAME,val=NAME, or {_ANEW}"
         )
     elif config.splits == CLASSES:
         named = {fact.entry.name: "train" for fact in facts}
@@ -189,23 +237,27 @@ def _splits_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> dic
         if fact.entry.name in named:
             splits.setdefault(named[fact.entry.name], []).append(fact)
     if "train" not in splits:
-        raise UserError(f"{where}: no tar is of the training split: say which, --set data.splits={_suggest(facts)}")
+        raise UserError(
+            f"{where}: no tar is of the training split ({_named(facts)}): add one, or, to train on all of these, say "
+            f"--set data.splits={CLASSES}"
+        )
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
 def _by_words(facts: Sequence[TarFacts], where: str) -> dict[str, str]:
     """{tar: split} by the words of their names, where all have such a word or none has one."""
     for fact in facts:
-        if len(fact.folders) > 1 and not fact.words:
+        if len(fact.folders) > 1:
+            shown = first_of([name or "none" for name in fact.folders], _SHOWN)
             raise UserError(
-                f"{fact.entry.name} holds several splits ({', '.join(fact.folders[:5])}), and a split is made of whole "
-                f"tars: prepare it, with `genoise prepare folder --root {fact.entry.name}`; or, where they are no "
-                f"splits, say so: --set data.splits={CLASSES}"
+                f"{where}: {fact.entry.name} holds several splits ({shown}), and a split is made of whole tars: "
+                f"{_ANEW}; or, where they are no splits, say of which split every tar is, --set data.splits={_suggest(facts)}"
             )
         if len(fact.words) > 1:
+            folder = f" with the folder {fact.folders[0]}" if _split_words(fact.entry.name) != fact.words else ""
             raise UserError(
-                f"{where}: the name of {fact.entry.name} speaks of {' and '.join(fact.words)}: say of which split "
-                f"every tar is, --set data.splits={_suggest(facts)}"
+                f"{where}: the name of {fact.entry.name}{folder} speaks of {' and '.join(fact.words)}: "
+                f"say of which split every tar is, --set data.splits={_suggest(facts)}"
             )
     splits = [fact for fact in facts if fact.words and fact.words[0] in SPLIT_NAMES]
     others = [fact for fact in facts if not fact.words or fact.words[0] not in SPLIT_NAMES]
@@ -262,7 +314,12 @@ def _suggest(facts: Sequence[TarFacts]) -> str:
     short = {
         split: sorted({name[0] for name in found}) if len(found) > _SHOWN else found for split, found in names.items()
     }
-    return ",".join(f"{split}={'+'.join(found)}" for split, found in short.items() if found)
+    text = ",".join(f"{split}={'+'.join(found)}" for split, found in short.items() if found)
+    try:
+        _by_names(facts, parse_splits(text), "")
+    except UserError:  # no short text says it
+        return "train=NAME,val=NAME"
+    return text
 
 
 def _stem(fact: TarFacts) -> str:

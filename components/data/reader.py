@@ -32,6 +32,7 @@ class Shard:
         except (OSError, ValueError) as error:
             raise UserError(f"shard {path} cannot be read ({error}): run `genoise prepare` again") from None
         self.keys: list[str] = []
+        self.passed_over = 0  # members that are hidden or have no extension, as webdataset, too, passes them over
         found = self._walk()
         self._places: dict[str, tuple[Int64, Int64]] = {}
         for extension, members in found.items():
@@ -126,7 +127,8 @@ class Shard:
         folder, slash, base = name.rpartition("/")
         stem, dot, extension = base.partition(".")
         if not dot or not stem:
-            return  # webdataset, too, passes over names without an extension and hidden files
+            self.passed_over += 1
+            return
         key = folder + slash + stem
         if not self.keys or self.keys[-1] != key:
             if key in seen:

@@ -86,6 +86,27 @@ def test_splits_by_the_first_folder_of_the_keys(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("above", ["./", "mydata/", "./my data/images/"])
+def test_the_folder_of_a_split_may_lie_below_others(tmp_path: Path, above: str) -> None:
+    tar_of(tmp_path / "0.tar", [f"{above}train/cat/a.png", f"{above}train/dog/b.png"])
+    tar_of(tmp_path / "1.tar", [f"{above}val/cat/c.png"])
+    tar_of(tmp_path / "2.tar", [f"{above}testB/cat/d.png"])
+    index = index_folder(tmp_path)
+    assert {split: [e.name for e in entries] for split, entries in index.splits.items()} == {
+        "train": ["0.tar"],
+        "val": ["1.tar"],
+        "test": ["2.tar"],
+    }
+
+
+def test_classes_that_only_sound_like_splits(tmp_path: Path) -> None:
+    for k in range(2):
+        tar_of(tmp_path / f"{k}.tar", [f"cat/{k}.png", f"test tubes/{k}.png"])
+        tar_of(tmp_path / f"train-{k}.tar", [f"train/cat/{k}a.png", f"train/test tubes/{k}a.png"])
+    found = [look_into(tmp_path / name, name) for name in ("0.tar", "train-0.tar")]
+    assert [fact.folders for fact in found] == [(), ("train",)] and found[1].words == ("train",)
+
+
 def test_names_speak_of_splits() -> None:
     names = ("imagenet-train-000001.tar", "Validation_3.tar", "photos.tar", "test.tar", "trainees.tar", "val2014.tar")
     assert [split_of(name) for name in names] == ["train", "val", None, "test", None, "val"]
@@ -105,6 +126,11 @@ def test_the_same_tars_give_the_same_index(tmp_path: Path) -> None:
         ({"a.tar": ["train/a.png", "val/a.png"]}, "a.tar holds several splits (train, val)"),
         ({"a.tar": ["a.txt", "b.txt"], "b.tar": ["c.png"]}, "3 samples, and no image in most of them"),
         ({"a.tar": ["noextension"], "b.tar": ["c.png"]}, "a.tar holds no samples"),
+        ({"train.tar": ["train/a.png", "test/b.png"]}, "train.tar holds several splits (test, train)"),
+        ({"train.tar": ["./data/train/a.png", "./data/b.png"]}, "train.tar holds several splits (data, train)"),
+        ({"train.tar": ["a/train images/a.png", "b/test images/b.png"]}, "holds several splits (test images, train"),
+        ({"train-0.tar": ["test/a.png"]}, "the name of train-0.tar with the folder test speaks of train and test"),
+        ({"testA.tar": ["a.png"], "trainA.tar": ["b.png"], "x.tar": ["b.png"]}, "train=train+x,test=test"),
     ],
 )
 def test_what_cannot_be_used_is_said(tmp_path: Path, tars: dict[str, list[str]], said: str) -> None:
@@ -113,6 +139,12 @@ def test_what_cannot_be_used_is_said(tmp_path: Path, tars: dict[str, list[str]],
     with pytest.raises(UserError) as caught:
         index_folder(tmp_path)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_members_without_an_extension_are_counted(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", ["a.png", "b.png", "._a.png", "noextension", "below/.hidden"])
+    fact = look_into(tmp_path / "a.tar", "a.tar")
+    assert (fact.entry.samples, fact.passed_over) == (2, 3)
 
 
 def test_what_is_done_to_images_of_others_is_counted(tmp_path: Path) -> None:

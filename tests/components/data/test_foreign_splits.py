@@ -143,7 +143,8 @@ def test_names_of_splits(tmp_path: Path) -> None:
     write(tmp_path / "both", {"test-train.tar": [0, 1]})
     assert "the name of test-train.tar speaks of test and train" in refused(tmp_path / "both")
     write(tmp_path / "none", {"test-0.tar": [0, 1], "val-0.tar": [0]})
-    assert "no tar is of the training split" in refused(tmp_path / "none")
+    assert "no tar is of the training split (test-0.tar, val-0.tar)" in refused(tmp_path / "none")
+    assert index(tmp_path / "none", splits="classes").samples("train") == 2
     write(tmp_path / "pile", {"unlabeled-0.tar": [0, 0], "unlabeled-1.tar": [0, 0]})
     assert index(tmp_path / "pile").samples("train") == 3  # a pile, and its name is right
 
@@ -157,6 +158,14 @@ def test_what_the_user_says(tmp_path: Path) -> None:
     assert splits_of(tmp_path, splits="train=part,test=part-003")["test"] == {"part-003.tar"}  # the longer name counts
     assert "no tar is called parts" in refused(tmp_path, splits="train=part,val=parts")
     assert "a split is made of whole tars" in refused(tmp_path, splits="files.csv")
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    for label, said in ((99999999999999999999, "labels are numbers from 0"), (2119789, "is 2119789, and there are 3")):
+        write(tmp_path, {"a.tar": [0, 0, label]})
+        assert said in refused(tmp_path)
+    write(tmp_path, {"a.tar": [0, 0, 21840]})  # a part of ImageNet-21k
+    assert len(index(tmp_path).classes) == 21841
 
 
 def test_joined_tars_are_read_to_the_end(tmp_path: Path) -> None:
