@@ -251,7 +251,8 @@ def _by_words(facts: Sequence[TarFacts], where: str) -> dict[str, str]:
             shown = first_of([name or "none" for name in fact.folders], _SHOWN)
             raise UserError(
                 f"{where}: {fact.entry.name} holds several splits ({shown}), and a split is made of whole tars: "
-                f"{_ANEW}; or, where they are no splits, say of which split every tar is, --set data.splits={_suggest(facts)}"
+                f"{_ANEW}; or, where they are no splits, say of which split every tar is, "
+                f"--set data.splits={_suggest(facts)}"
             )
         if len(fact.words) > 1:
             folder = f" with the folder {fact.folders[0]}" if _split_words(fact.entry.name) != fact.words else ""

@@ -28,6 +28,8 @@ _EXIF_ORIENTATION = 0x0112
 _PNG_BIT_DEPTH = 24  # offset of the byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TIFF_BITS = 258  # tag: bits per sample
+_TIFF_WHITE_IS_ZERO = (262, 0)  # tag and value: what 0 stands for
+_TIFF_REDUCED, _TIFF_DNG = 254, 50706  # tags: whether it is a smaller version of another image; version of a raw file
 _DEPTHS = (8, 10, 12, 14)  # of cameras whose values lie unscaled in 16 bits
 SHRUNK = f"shrunk while decoding, more than {MAX_PIXELS // 10**6} million pixels"
 # An orientation in an Exif block (tag, type, count, value) that is not the usual "16-bit, 1 value, upright".
@@ -129,7 +131,10 @@ def _read(data: bytes) -> _Picture:
         # Pillow turns a TIFF while it loads it, and forgets that it did.
         tags = getattr(image, "tag_v2", {})
         turned = tags.get(_EXIF_ORIENTATION, 1) if kind == "TIFF" else None
+        if tags and (tags.get(_TIFF_REDUCED, 0) & 1 or _TIFF_DNG in tags):
+            raise BrokenImage("a camera's raw file, or a part of one: all that can be read is its thumbnail")
         wide = bool(tags and 16 in tags.get(_TIFF_BITS, ()))
+        inverted = bool(tags) and _is_white_zero(tags)
         stated = _stated_bits(data, kind, tags)
         image.load()
         if turned is None:
@@ -140,7 +145,9 @@ def _read(data: bytes) -> _Picture:
         if kind == "PPM" and image.mode == "I":  # Pillow has scaled it by the largest value that the file states
             grey_HW, what = _grey_of_16(np.asarray(image), 16)
         elif image.mode.startswith("I;16"):
-            grey_HW, what = _grey_of_16(np.asarray(image), stated)
+            wide_HW = np.asarray(image)
+            grey_HW, what = _grey_of_16(wide_HW, 16 if kind == "PNG" and _is_scaled(wide_HW, stated) else stated)
+            grey_HW = 255 - grey_HW if inverted else grey_HW  # of 8 bits and fewer Pillow has done it
         else:
             grey_HW, what = None, _MODES.get(image.mode, image.mode)
         rgb_HW3 = np.asarray(_to_rgb(image) if grey_HW is None else Image.fromarray(grey_HW).convert("RGB"))
@@ -167,6 +174,22 @@ def _stated_bits(data: bytes, kind: str, tags: Any) -> int | None:
         return bits if 8 < bits < 16 else None
     at = data.find(b"sBIT", 0, data.find(b"IDAT")) if kind == "PNG" else -1
     return data[at + 4] if at >= 0 else None
+
+
+def _is_white_zero(tags: Any) -> bool:
+    tag, value = _TIFF_WHITE_IS_ZERO
+    return bool(tags.get(tag) == value)
+
+
+def _is_scaled(wide_HW: NDArray[Any], stated: int | None) -> bool:
+    """Whether samples of ``stated`` bits fill 16, as the PNG standard wants it: shifted up, or scaled by 65535."""
+    if stated is None or not 8 < stated < 16:
+        return False
+    wide_HW = wide_HW.astype(np.int64)
+    narrow_HW, shift = wide_HW >> (16 - stated), 16 - stated
+    shifted = (narrow_HW << shift) == wide_HW
+    scaled = np.abs(narrow_HW * 65535 / ((1 << stated) - 1) - wide_HW) <= 1
+    return bool(shifted.all() or scaled.all())
 
 
 def _grey_of_16(wide_HW: NDArray[Any], stated: int | None) -> tuple[UInt8, str]:
@@ -322,13 +345,23 @@ def decode_map(data: Buffer, size: int | None = None) -> UInt8:
             image: Image.Image = opened
             if image.mode not in ("L", "P", "1"):
                 raise BrokenImage(f"a map of labels must have one 8-bit channel, this has mode {image.mode}")
+            spread = _spread_of_map(bytes(data), opened)
             if size is not None and image.size != (size, size):
                 image = image.resize((size, size), Image.Resampling.NEAREST, square_of(*image.size))
-            return np.asarray(image).astype(np.uint8)
+            return np.asarray(image).astype(np.uint8) // np.uint8(spread)
     except BrokenImage:
         raise
     except Exception as error:
         raise BrokenImage(_reason(bytes(data), error)) from None
+
+
+def _spread_of_map(data: bytes, image: Image.Image) -> int:
+    """By what Pillow multiplies the labels in a grey map of 2 or 4 bits, to fill 8. Raises BrokenImage."""
+    tags = getattr(image, "tag_v2", {})
+    if tags and _is_white_zero(tags):
+        raise BrokenImage("a map of labels in a TIFF whose 0 is white: write it as PNG")
+    bits = data[_PNG_BIT_DEPTH] if image.format == "PNG" else tags.get(_TIFF_BITS, (8,))[0]
+    return 255 // ((1 << bits) - 1) if image.mode == "L" and bits in (2, 4) else 1
 
 
 def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8:

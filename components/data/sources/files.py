@@ -226,6 +226,16 @@ def read_file(path: Path) -> bytes:
         raise BrokenImage(f"cannot be read: {error.strerror}") from None
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a mark of it. Raises UserError for one that is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): see to it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}): save it as such") from None
+
+
 def key_of(split: str, index: int, path: PurePosixPath | Path) -> str:
     """The key of a sample: unique by its number, and its path for people."""
     slug = re.sub("[^A-Za-z0-9_-]+", "_", str(path.with_suffix("")))[:_SLUG]

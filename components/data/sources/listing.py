@@ -17,7 +17,8 @@ _OPTIONAL = {".avif": "avif", ".jp2": "jpg_2000", ".j2k": "jpg_2000", ".jpx": "j
 _ARCHIVES = (".tar", ".tgz", ".gz", ".zip", ".7z", ".rar", ".bz2", ".xz", ".zst")
 _NOTES = (".json", ".jsonl", ".xml", ".csv", ".tsv", ".txt", ".md", ".yaml", ".yml", ".html", ".pdf", ".npy", ".npz")
 # Raw files of cameras look like TIFF, and what Pillow reads of them is their thumbnail.
-_UNREADABLE = (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2")
+_RAW = ".3fr .arw .cr2 .cr3 .dcr .dng .erf .fff .iiq .kdc .mef .mos .nef .nrw .orf .pef .raf .rw2 .rwl .sr2 .srf .srw"
+_UNREADABLE = (".heic", ".heif", ".jxl", ".svg", *_RAW.split())
 
 NOTE = "annotation or note"
 HIDDEN = "hidden file"

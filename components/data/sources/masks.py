@@ -1,6 +1,8 @@
 """Images and their segmentation masks, in two folders."""
 
 import csv
+import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -10,7 +12,7 @@ from pydantic import Field
 from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean, decode_map, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import key_of, open_root, read_file
+from components.data.sources.files import key_of, open_root, read_file, read_text
 from components.data.sources.layout import names_told, partners_by_split
 from components.data.sources.listing import printable
 from components.data.splits import SPLIT_NAMES
@@ -95,18 +97,27 @@ def _read_classes(path: Path) -> dict[int, str]:
         raise UserError(
             f"no file of classes at {path}: write lines 'value,name', or say --set data.options.classes=FILE"
         )
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
+    lines = csv.reader(read_text(path).splitlines())
+    rows = [row for cells in lines if any(row := [cell.strip() for cell in cells])]
     if all(len(row) == 1 for row in rows):
+        joined = next((row[0] for row in rows if re.match(r"\d+\s*[;\t|:]", row[0])), None)
+        if joined:
+            raise UserError(f"{path}: {joined!r} is no class; put a comma between value and name")
         names = dict(enumerate(row[0] for row in rows))
     else:
-        rows = rows if rows[0][0].isdigit() else rows[1:]
-        wrong = next((row for row in rows if len(row) < 2 or not row[0].isdigit() or int(row[0]) > 255), None)
-        if wrong is not None:
-            raise UserError(
-                f"{path}: {','.join(wrong)!r} is no class; lines must be 'value,name' with values up to 255"
-            )
-        names = {int(value): name for value, name, *_ in rows}
+        rows = rows if rows[0][0].isdecimal() else rows[1:]
+        names = {}
+        for row in rows:
+            if len(row) < 2 or not row[0].isdecimal() or int(row[0]) > 255:
+                raise UserError(
+                    f"{path}: {','.join(row)!r} is no class; lines must be 'value,name' with values up to 255"
+                )
+            if int(row[0]) in names:
+                raise UserError(f"{path} names value {int(row[0])} twice: take one of the lines out")
+            names[int(row[0])] = row[1]
+    twice = next((name for name, count in Counter(names.values()).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has {twice!r} for several values, and each would be a class: give each its own name")
     if not 0 < len(names) <= _MOST_CLASSES:
         raise UserError(f"{path} names {len(names)} classes: there must be 1 to {_MOST_CLASSES}")
     return dict(sorted(names.items()))

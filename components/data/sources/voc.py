@@ -19,7 +19,7 @@ from components.data.images import (
     image_size,
 )
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
-from components.data.sources.files import check_apart, key_of, need_images, open_root, read_file
+from components.data.sources.files import check_apart, key_of, need_images, open_root, read_file, read_text
 from components.data.sources.listing import printable
 from components.data.sources.masks import check_size
 from components.errors import UserError, unknown
@@ -108,7 +108,7 @@ class Voc(Source):
             raise UserError(f"no {_LISTS['train']} in {folder / sets}: write one, a name of an image per line")
         names = {}
         for split, path in lists.items():
-            names[split] = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            names[split] = [line.strip() for line in read_text(path).splitlines() if line.strip()]
             missing = [name for name in names[split] if name not in self._images]
             if missing:
                 raise UserError(

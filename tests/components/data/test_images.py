@@ -318,9 +318,19 @@ def test_stated_bits_decide_how_grey_is_stretched() -> None:
     assert clean(wide_png(dark, stated=12)).changes == ("12-bit grey stretched by 4095",)
     assert pixels(clean(wide_png(dark, stated=12)).data)[0, 1, 0] == 12
     assert clean(wide_png(dark, stated=16)).changes == ("16 bit",)
-    # As the format wants it: 12 significant bits, scaled to 16.
+    # As the format wants it: 12 significant bits, scaled to 16; dark ones, too, are left as they are.
+    for twelve in (np.array([[0, 12]]) << 4, np.round(np.array([[0, 12]]) * 65535 / 4095)):
+        assert clean(wide_png(twelve.astype(np.uint16), stated=12)).changes == ("16 bit",)
     assert pixels(clean(wide_png(np.array([[0, 65520]], np.uint16), stated=12)).data)[0, 1, 0] == 255
     assert clean(wide_png(np.zeros((2, 2), np.uint16))).changes == ("16 bit",)
+
+
+def test_a_tiff_whose_zero_is_white() -> None:
+    values = np.array([[0, 65535], [20000, 1]], np.uint16)
+    usual, inverted = (saved(Image.fromarray(values), "TIFF", tiffinfo={262: zero}) for zero in (1, 0))
+    assert (pixels(clean(inverted).data) == 255 - pixels(clean(usual).data)).all()
+    with pytest.raises(BrokenImage, match="whose 0 is white"):
+        decode_map(saved(Image.fromarray(values.astype(np.uint8)), "TIFF", tiffinfo={262: 0}))
 
 
 def test_dark_sixteen_bit_colour_is_said_to_be_dark() -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from components.config import DataConfig
+from components.data.images import BrokenImage, clean
 from components.data.sources.base import open_source
 from components.data.sources.files import list_images, need_images
 from components.data.sources.listing import (
@@ -88,6 +89,14 @@ def test_what_is_not_taken_is_counted_by_reason_and_named(tmp_path: Path) -> Non
     assert "no picture: 4 (README, Thumbs.db, empty, film); " in found.in_words()
     assert found.facts()[HIDDEN] == {"count": 1, "names": [".DS_Store"]}
     assert not found.more
+
+
+@pytest.mark.parametrize("tag", [{254: 1}, {50706: b"\1\4\0\0"}])
+def test_a_raw_file_of_a_camera_is_not_its_thumbnail(tmp_path: Path, tag: dict[int, Any]) -> None:
+    lay(tmp_path, {name: saved("TIFF", tiffinfo=tag) for name in ("a.PEF", "b.srw", "c.3fr", "d.tif", "bare")})
+    assert passed_over([tmp_path]).names == {UNREADABLE: ["a.PEF", "b.srw", "c.3fr"]}
+    with pytest.raises(BrokenImage, match="a camera's raw file"):
+        clean((tmp_path / "bare").read_bytes())
 
 
 def test_many_names_are_cut(tmp_path: Path) -> None:

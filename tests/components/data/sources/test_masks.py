@@ -1,5 +1,7 @@
 """Masks: values become classes by the file that names them, and nothing without a name passes."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from components.data.dataset import ShardedDataset
 from components.data.images import decode_map
 from tests.components.data.conftest import Prepare
 from tests.components.data.sources.conftest import open_with, refused, write_image
+from tests.components.data.test_images import chunks
 
 CLASSES = "id,name\n7,road\n4,tree\n9,nothing\n"
 
@@ -36,6 +39,25 @@ def test_values_become_classes(tmp_path: Path, palette: bool) -> None:
     assert mask_HW.tolist() == [[2, 1, 255], [1, 255, 2]]
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_labels_of_fewer_bits_are_what_the_file_says(tmp_path: Path, bits: int) -> None:
+    """Decoders of pictures stretch them to 8 bits, as if they were greys."""
+    labels = np.arange(1 << bits, dtype=np.uint8)[None]
+    packed = np.packbits(np.unpackbits(labels[..., None], axis=-1)[..., -bits:].reshape(1, -1)).tobytes()
+    header = struct.pack(">IIBBBBB", labels.size, 1, bits, 0, 0, 0, 0)
+    png = chunks((b"IHDR", header), (b"IDAT", zlib.compress(b"\0" + packed)), (b"IEND", b""))
+    assert decode_map(png).tolist() == labels.tolist()
+    small(tmp_path, labels.tolist(), "".join(f"{k},c{k}\n" for k in range(1 << bits)))
+    (tmp_path / "masks" / "x.png").write_bytes(png)
+    stored = decode_map(open_with("masks", tmp_path).read("train", 0).members["mask.png"])
+    assert stored.tolist() == (labels + 1).tolist()
+
+
+def test_a_file_of_classes_with_a_mark_of_utf8(tmp_path: Path) -> None:
+    small(tmp_path, [[7, 4]], "\ufeff7,road\n4,tree\n\n")
+    assert open_with("masks", tmp_path).classes == ("tree", "road")
+
+
 def test_names_alone_are_numbered_from_zero(tmp_path: Path) -> None:
     small(tmp_path, [[0, 1]], "sky\nground\n")
     source = open_with("masks", tmp_path)
@@ -59,6 +81,15 @@ def test_wrong_files(tmp_path: Path) -> None:
     assert f"have no partner of the same name (first: {tmp_path}/images/y.png)" in refused("masks", tmp_path)
     (tmp_path / "classes.csv").write_text("id,name\n7,road\nfour,tree\n")
     assert "'four,tree' is no class; lines must be 'value,name'" in refused("masks", tmp_path)
+    for text, said in (
+        ("value;name\n7;road\n4;tree\n", "'7;road' is no class; put a comma between"),
+        ("7,road\n4,tree\n7,street\n", "names value 7 twice"),
+        ("7,road\n4,road\n", "has 'road' for several values, and each would be a class"),
+    ):
+        (tmp_path / "classes.csv").write_text(text)
+        assert said in refused("masks", tmp_path)
+    (tmp_path / "classes.csv").write_bytes("7,café\n".encode("latin-1"))
+    assert "is no text in UTF-8 (byte 5): save it as such" in refused("masks", tmp_path)
     (tmp_path / "classes.csv").write_text("")
     assert "names 0 classes: there must be 1 to 254" in refused("masks", tmp_path)
     assert refused("masks", tmp_path, classes="names.txt").startswith(f"no file of classes at {tmp_path / 'names.txt'}")

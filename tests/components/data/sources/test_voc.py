@@ -145,6 +145,15 @@ def test_a_broken_annotation_is_one_broken_sample(tmp_path: Path, text: str, rea
     assert found[1].name == "JPEGImages/b.png" and found[1].reason.startswith(reason)
 
 
+def test_images_in_no_list_are_counted_and_lists_are_text(tmp_path: Path) -> None:
+    small(tmp_path, "a", "b", "c")
+    add(tmp_path / "ImageSets" / "Main" / "train.txt", "\ufeffa\n")
+    source = open_with("voc", tmp_path)
+    assert (source.splits, source.left_out) == ({"train": 1}, {"JPEGImages": 2})
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes("café\n".encode("latin-1"))
+    assert "train.txt is no text in UTF-8 (byte 3)" in refused("voc", tmp_path)
+
+
 def test_without_lists_every_image_is_a_training_image(tmp_path: Path) -> None:
     small(tmp_path, "a", "b")
     (tmp_path / "ImageSets").rename(tmp_path / "Other")
