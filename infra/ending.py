@@ -25,6 +25,7 @@ _begun = False  # no threading.Event: a handler of signals may not wait for a lo
 _code = 128 + signal.SIGINT
 _story = ""  # what was kept of the work that was cut off, for the last line
 _deferred = 0  # blocks under way of the main thread that no signal may cut in two
+_owed = False  # whether the main thread is still to be interrupted; it may get `WAKE` when it knows it already
 
 
 def install() -> None:
@@ -54,7 +55,9 @@ def begun() -> bool:
 
 def check() -> None:
     """Raise Interrupted where the end has begun."""
+    global _owed
     if _begun:
+        _owed &= threading.current_thread() is not threading.main_thread()
         raise Interrupted
 
 
@@ -76,8 +79,8 @@ def story() -> str:
 
 def reset() -> None:
     """Forget that an end has begun: another command begins in this process."""
-    global _begun, _code, _story
-    _begun, _code, _story = False, 128 + signal.SIGINT, ""
+    global _begun, _code, _story, _owed
+    _begun, _code, _story, _owed = False, 128 + signal.SIGINT, "", False
 
 
 @contextmanager
@@ -104,6 +107,8 @@ def unblocked() -> Iterator[None]:
 def leave_process() -> NoReturn:
     """End this process and all that it has started. Nothing is asked any more: what is to be kept has been written, and
     a thread that still starts Ray would be waited for."""
+    global _deferred
+    _deferred += 1
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # the terminal may be gone
             stream.flush()
@@ -121,9 +126,11 @@ def end_at_once() -> NoReturn:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     """The main thread's part."""
+    global _owed
     if number != WAKE:
         _signalled(number)
-    if not _deferred:
+    if _owed and not _deferred:
+        _owed = False
         raise Interrupted
 
 
@@ -134,8 +141,10 @@ def _wait_for_sigterm() -> None:
 
 
 def _signalled(number: int) -> None:
+    global _owed
     if _begun:
         end_at_once()
+    _owed = not _deferred
     begin(number)
     watch = threading.Timer(PATIENCE_S, end_at_once)
     watch.daemon = True

@@ -17,9 +17,12 @@ from infra.errors import Interrupted
 ROOT = Path(__file__).resolve().parents[2]
 # Says what happens to it, line by line; a "block" is not cut in two, and does not hear of its end where it is deaf.
 COMMAND = """
-import subprocess, sys, threading
+import signal, subprocess, sys, threading, time
 from infra import ending
 
+if sys.argv[1] == "late":  # the thread that gets SIGTERM is slow
+    wake = signal.pthread_kill
+    signal.pthread_kill = lambda *to: (time.sleep(0.3), wake(*to))
 ending.install()
 child = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)  # or nobody would see that this one is gone
 try:
@@ -34,6 +37,9 @@ try:
                 print("begun", flush=True)
                 threading.Event().wait()
         print("ended", flush=True)
+    if sys.argv[1] == "late":
+        time.sleep(0.6)
+        print("left alone", flush=True)
 except KeyboardInterrupt:
     print("raised", flush=True)
     ending.leave_process()
@@ -98,6 +104,14 @@ def test_a_block_that_is_deferred_is_not_cut_in_two(start: Start, how: signal.Si
     process.send_signal(how)
     assert line(process) == "ended"
     check_ended(process, code, children)
+
+
+def test_what_the_main_thread_knows_already_does_not_interrupt_it_later(start: Start) -> None:
+    process, children = start("late")
+    assert line(process) == "whole"
+    process.send_signal(signal.SIGTERM)
+    assert [line(process), line(process)] == ["ended", "left alone"]
+    check_ended(process, 143, children)
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
