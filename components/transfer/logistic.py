@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 MEMORY = 12  # pairs of steps and changes of the gradient that L-BFGS remembers
 TOLERANCE = 1e-5  # stop when the loss is expected to be that close to its minimum (nats per sample)
+Pairs = deque[tuple[Tensor, Tensor, float]]  # steps s, changes y of the gradient, and s . y
 _JITTER = 1e-7  # of the Gram matrix's trace: what float32 leaves uncertain of its small eigenvalues
 
 
@@ -103,10 +104,11 @@ class Problem:
         inverse_DD = torch.cholesky_inverse(factor(self.gram_DD, curvature, penalty)).to(theta.dtype)
 
         def precondition(gradient: Tensor) -> Tensor:
-            return torch.cat([inverse_DD @ gradient[:-1], gradient[-1:] / curvature])
+            # The inverse is symmetric; BLAS takes four times as long over inverse_DD @ gradient for ten columns.
+            return torch.cat([(gradient[:-1].T @ inverse_DD).T, gradient[-1:] / curvature])
 
         gradient = self.gradient(probability_NK, theta, penalty)
-        pairs: deque[tuple[Tensor, Tensor]] = deque(maxlen=MEMORY)
+        pairs: Pairs = deque(maxlen=MEMORY)
         converged, step = False, 0
         while step < iterations:
             direction = -_two_loops(gradient, pairs, precondition)
@@ -119,7 +121,8 @@ class Problem:
             theta, logits_NK = theta + length * direction, logits_NK + length * along_NK
             probability_NK = logits_NK.softmax(1)
             before, gradient = gradient, self.gradient(probability_NK, theta, penalty)
-            pairs.append((length * direction, gradient - before))
+            s, y = length * direction, gradient - before
+            pairs.append((s, y, _dot(s, y)))
             step += 1
         return theta, self.loss(logits_NK, theta, penalty), step, converged
 
@@ -156,19 +159,17 @@ def _dot(a: Tensor, b: Tensor) -> float:
     return float((a.double() * b.double()).sum())
 
 
-def _two_loops(
-    gradient: Tensor, pairs: "deque[tuple[Tensor, Tensor]]", precondition: Callable[[Tensor], Tensor]
-) -> Tensor:
+def _two_loops(gradient: Tensor, pairs: Pairs, precondition: Callable[[Tensor], Tensor]) -> Tensor:
     """The inverse Hessian's approximation times ``gradient`` (Nocedal and Wright, algorithm 7.4)."""
     q = gradient.clone()
     shares = []
-    for s, y in reversed(pairs):
-        shares.append(_dot(s, q) / _dot(s, y))
+    for s, y, product in reversed(pairs):
+        shares.append(_dot(s, q) / product)
         q -= shares[-1] * y
     r = precondition(q)
     if pairs:
-        s, y = pairs[-1]
-        r *= _dot(s, y) / _dot(y, precondition(y))
-    for (s, y), share in zip(pairs, reversed(shares), strict=True):
-        r += (share - _dot(y, r) / _dot(s, y)) * s
+        s, y, product = pairs[-1]
+        r *= product / _dot(y, precondition(y))
+    for (s, y, product), share in zip(pairs, reversed(shares), strict=True):
+        r += (share - _dot(y, r) / product) * s
     return r

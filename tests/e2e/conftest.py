@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import run
-from tests.e2e.jobs import DATA, ROOT, Home, sets
+from tests.e2e.jobs import DATA, MAIN_JOB, ROOT, Home, sets
 
 MakeHome = Callable[..., Home]
 
@@ -38,15 +38,24 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Iterator[MakeHome]:
-    """Make homes in which the shards are there; ``root``: the source tree whose commands run in it."""
+    """Make homes that hold what ``like`` does (default: shards); ``root``: the source tree whose commands run there."""
     made: list[Home] = []
 
-    def make(root: Path = ROOT) -> Home:
+    def make(root: Path = ROOT, like: Path | None = None) -> Home:
         folder = tmp_path_factory.mktemp("home") / "home"
-        shutil.copytree(prepared, folder)
+        shutil.copytree(like or prepared, folder)
         made.append(Home(folder, root))
         return made[-1]
 
     yield make
     for home in made:
         home.end()
+
+
+@pytest.fixture(scope="session")
+def main_job(new_home: MakeHome) -> tuple[Home, str]:
+    """A home in which the main job has run, and what it printed."""
+    home = new_home()
+    done = home.run(*MAIN_JOB)
+    assert done.code == 0, done.err
+    return home, done.out

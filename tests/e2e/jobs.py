@@ -34,6 +34,13 @@ def sets(values: dict[str, Any]) -> list[str]:
     return [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
 
+# Shards, two workers, four rows.
+MAIN_JOB = [
+    *("table", "context_encoder", "--json"),
+    *sets({**TINY, "training.workers": 2, "training.log_every": 4, "training.sample_every": 0.5}),
+]
+
+
 @dataclass(frozen=True)
 class Done:
     """A command that has ended."""

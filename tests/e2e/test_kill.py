@@ -140,13 +140,16 @@ def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, s
         backup.rename(home.folder)
 
 
-def test_another_number_of_workers_continues_it(cut_off: tuple[Home, str], undisturbed: Home) -> None:
+def test_other_numbers_of_workers_continue_it(cut_off: tuple[Home, str], undisturbed: Home) -> None:
+    """Two workers, one, and two again, each but the last killed in mid-epoch."""
     home, run_id = cut_off
-    done = home.run(*COMMAND, *sets({**SETTINGS, "training.workers": 1}))
-    assert done.last["run_id"] == run_id
-    alone, together = home.ids(), undisturbed.ids()
-    assert home.lines()[0][-1]["workers"] == 1
-    assert alone == together  # the same samples, in the same order
+    running = home.start(*COMMAND, *sets({**SETTINGS, "training.workers": 1}))
+    running.wait_until(lambda: home.lines()[0][-1]["workers"] == 1 and home.steps_done() > STEPS // 2)
+    running.kill()
+    assert home.run(*COMMAND, *sets(SETTINGS)).last["run_id"] == run_id
+    assert [workers for workers, _ in groupby(line["workers"] for line in home.lines()[0])] == [2, 1, 2]
+    check_every_sample_once(home)
+    assert home.ids() == undisturbed.ids()  # the same samples, in the same order
     # The next steps are the same up to rounding, which grows from there: one worker sums in another order than two, and
     # where a gradient is almost zero, Adam turns its sign into a whole step.
     first = min(line["step"] for line in home.lines()[0] if line["workers"] == 1)
@@ -155,15 +158,3 @@ def test_another_number_of_workers_continues_it(cut_off: tuple[Home, str], undis
     found, wanted = losses(home, run_id), losses(undisturbed, expected.info.run_id)
     for term, values in wanted.items():
         assert found[term][next_steps] == pytest.approx(values[next_steps], abs=1e-4), term
-
-
-def test_one_two_one_workers_with_kills_between(new_home: MakeHome, undisturbed: Home) -> None:
-    home = new_home()
-    for workers, killed_after in ((1, KILLED_AFTER), (2, STEPS // 2)):
-        running = home.start(*COMMAND, *sets({**SETTINGS, "training.workers": workers}))
-        running.wait_until(lambda: home.steps_done() > killed_after)  # noqa: B023  # called before the loop goes on
-        running.kill()
-    home.run(*COMMAND, *sets({**SETTINGS, "training.workers": 1}))
-    check_every_sample_once(home)
-    assert home.ids() == undisturbed.ids()
-    assert [workers for workers, _ in groupby(line["workers"] for line in home.lines()[0])] == [1, 2, 1]

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,11 @@ import torch
 
 from components.networks.encoder import load_encoder
 from infra.tracking import open_tracker
-from tests.e2e.jobs import TINY, Home, sets
+from tests.e2e.jobs import MAIN_JOB, Home
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
 ROWS = {"random", "rescaled", "context_encoder", "supervised"}
-COMMAND = ["table", "context_encoder", "--json"]
-SETTINGS = {**TINY, "training.workers": 2, "training.log_every": 4, "training.sample_every": 0.5}
-
-
-@pytest.fixture(scope="module")
-def job(new_home: Callable[..., Home]) -> tuple[Home, str]:
-    """A home in which the main job has run, and what it printed."""
-    home = new_home()
-    done = home.run(*COMMAND, *sets(SETTINGS))
-    assert done.code == 0, done.err
-    return home, done.out
 
 
 def steps(home: Home, kind: str) -> dict[str, Any]:
@@ -34,8 +22,8 @@ def steps(home: Home, kind: str) -> dict[str, Any]:
     return {run.info.run_name: run for run in home.runs() if run.data.tags.get("genoise.step") == kind}
 
 
-def test_the_last_line_is_the_table(job: tuple[Home, str]) -> None:
-    _, out = job
+def test_the_last_line_is_the_table(main_job: tuple[Home, str]) -> None:
+    _, out = main_job
     table = json.loads(out.splitlines()[-1])
     assert {row["recipe"] for row in table["rows"]} == ROWS
     assert all(0 < row["test top-1"] < 100 and row["seeds"] == 1 for row in table["rows"])
@@ -51,8 +39,8 @@ def test_the_last_line_is_the_table(job: tuple[Home, str]) -> None:
     assert shown == [row["recipe"] for row in table["rows"]]
 
 
-def test_every_step_is_a_run_below_the_workflow(job: tuple[Home, str]) -> None:
-    home, _ = job
+def test_every_step_is_a_run_below_the_workflow(main_job: tuple[Home, str]) -> None:
+    home, _ = main_job
     workflow = next(run for run in home.runs() if run.info.run_name == "table")
     below = [run for run in home.runs() if run.data.tags.get("mlflow.parentRunId") == workflow.info.run_id]
     names = sorted(run.data.tags["genoise.step"] for run in below)
@@ -62,8 +50,8 @@ def test_every_step_is_a_run_below_the_workflow(job: tuple[Home, str]) -> None:
     assert files >= {"table.json", "table.md", "table.png", "scores.json"}
 
 
-def test_training_is_recorded(job: tuple[Home, str]) -> None:
-    home, _ = job
+def test_training_is_recorded(main_job: tuple[Home, str]) -> None:
+    home, _ = main_job
     run = steps(home, "pretrain")["pretrain context_encoder, seed 0"]
     terms = {"l2", "adversarial", "discriminator"}
     wanted = {f"loss/{term}" for term in terms} | {"gradient_norm/generator", "gradient_norm/discriminator"}
@@ -79,8 +67,8 @@ def test_training_is_recorded(job: tuple[Home, str]) -> None:
     assert "task: context_encoder" in open_tracker(home.folder).read_text(run.info.run_id, "recipe.yaml")
 
 
-def test_the_encoder_is_a_model_with_its_scores(job: tuple[Home, str]) -> None:
-    home, out = job
+def test_the_encoder_is_a_model_with_its_scores(main_job: tuple[Home, str]) -> None:
+    home, out = main_job
     tracker = open_tracker(home.folder)
     folder = tracker.fetch_encoder("models:/genoise-shapes@best", home.folder / "cache")
     encoder = load_encoder(folder)
@@ -97,10 +85,10 @@ def test_the_encoder_is_a_model_with_its_scores(job: tuple[Home, str]) -> None:
     assert 100 * scores["linear/val/top1"] == pytest.approx(row["val top-1"], abs=0.01)
 
 
-def test_the_same_command_again_reuses_every_step_without_ray(job: tuple[Home, str], tmp_path: Path) -> None:
-    home, out = job
+def test_the_same_command_again_reuses_every_step_without_ray(main_job: tuple[Home, str], tmp_path: Path) -> None:
+    home, out = main_job
     before = len(home.runs())
-    again = home.run(*COMMAND, *sets(SETTINGS), environment={"RAY_TMPDIR": str(tmp_path)})
+    again = home.run(*MAIN_JOB, environment={"RAY_TMPDIR": str(tmp_path)})
     assert again.code == 0, again.err
     assert again.out == out
     assert len(home.runs()) == before + 1  # the workflow itself

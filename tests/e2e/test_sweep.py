@@ -184,9 +184,9 @@ def cluster() -> Iterator[Any]:
     made.shutdown()  # type: ignore[no-untyped-call]  # Ray's own
 
 
-def test_six_trials_of_two_workers_on_three_places_of_which_one_is_lost(new_home: MakeHome, cluster: Any) -> None:
+def test_four_trials_of_two_workers_on_three_places_of_which_one_is_lost(new_home: MakeHome, cluster: Any) -> None:
     """Two trials would need four places: they must not wait for each other. Later one node is killed."""
-    home, count = new_home(), 6
+    home, count = new_home(), 4
     settings = sets({"training.workers": 2})
     running = home.start(*SWEEP, "--trials", str(count), "--seeds", "0", *settings, "--address", cluster.address)
     running.wait_until(lambda: len(ledger(home)[1]) >= 3)

@@ -77,11 +77,11 @@ def test_the_two_loops_are_the_dense_update() -> None:
     rng = torch.Generator().manual_seed(0)
     steps = torch.randn(3, 6, 1, generator=rng)
     hessian = torch.diag(torch.arange(1.0, 7.0))
-    pairs = deque((s, hessian @ s) for s in steps)
+    pairs = deque((s, hessian @ s, float(s.T @ hessian @ s)) for s in steps)
     start = torch.diag(torch.linspace(0.2, 1.0, 6))
-    s, y = pairs[-1]
+    s, y, _ = pairs[-1]
     dense = start * float(s.T @ y / (y.T @ start @ y))
-    for s, y in pairs:
+    for s, y, _ in pairs:
         rho = 1 / float(s.T @ y)
         left = torch.eye(6) - rho * s @ y.T
         dense = left @ dense @ left.T + rho * s @ s.T
