@@ -454,7 +454,7 @@ def measure(
     )
     from pipelines import measure as pipeline
     from pipelines import terminal
-    from pipelines.wish import Measurement
+    from pipelines.picture_requests import Measurement
 
     session = Session(home, tracking_uri, address, dry_run, quiet)
     wanted = Measurement(run, config, extractor, classifier, set_ or [])
@@ -515,7 +515,7 @@ def generate(
       genoise generate --run runs:/0123abcd --images ~/photos --to ./translated --fit tiles --overlap 0.5
       genoise generate --run runs:/0123abcd --count 100 --seed 1 --label 3 --to ./threes
     """
-    from pipelines.wish import Wish
+    from pipelines.picture_requests import Wish
 
     asked = {
         "to": to,
@@ -557,7 +557,7 @@ def tasks(
     """
     from components.tasks.base import all_tasks, get_task
     from pipelines import terminal
-    from pipelines.describe import task_facts
+    from pipelines.cli.task_facts import task_facts
 
     chosen = [get_task(name)] if name else all_tasks().values()
     facts = [task_facts(task) for task in chosen]
@@ -618,7 +618,7 @@ def data_show(
       genoise data show s3://bucket/photos --split val --count 60 --to photos.png
     """
     from pipelines import terminal
-    from pipelines.show import show
+    from pipelines.data.contact_sheet import show
 
     facts = {"sheet": str(to), **show(url, split, count, to, Session(home).folder("cache"))}
     terminal.show_facts(facts, "shown")
@@ -645,7 +645,7 @@ def data_verify(
       genoise data verify s3://bucket/photos --samples 1000 --address auto
     """
     from pipelines import terminal
-    from pipelines.verify import verify
+    from pipelines.data.verifying import verify
 
     facts = verify(url, samples, Session(home, None, address, quiet=quiet))
     terminal.show_rows(facts["rows"], f"every shard of {facts['url']} is what its index says")

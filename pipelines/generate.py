@@ -21,11 +21,11 @@ from components.pictures.tiles import check_shape, in_tiles
 from components.tasks.base import Batch, Tensors, check_pictures
 from infra.errors import OutsideError
 from pipelines import terminal
-from pipelines.pictures import grid
-from pipelines.remote import device
+from pipelines.picture_requests import Wish
 from pipelines.session import Session
-from pipelines.trained import Trained, fetch_task, load_task
-from pipelines.wish import Wish
+from pipelines.steps.ray_payload import device
+from pipelines.training.picture_strip import grid
+from pipelines.training.task_files import Trained, fetch_task, load_task
 
 Value = dict[str, Any]
 BATCH = 32

@@ -26,19 +26,19 @@ from components.pictures.measure import (
 from components.tasks.base import check_pictures, get_task
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
-from pipelines import steps
-from pipelines.checks import check_fields
-from pipelines.parallel import result_of
-from pipelines.pictures import strip
+from pipelines.picture_requests import Measurement
 from pipelines.prepare import Facts, data_of, facts_of, prepare_step
-from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
+from pipelines.recipe_checks import check_fields
 from pipelines.session import Session
-from pipelines.steps import Planned, Step
-from pipelines.streams import Streams
+from pipelines.steps import scheduling
+from pipelines.steps.ray_payload import Files, on_one_device, own_device, packed, unpacked
+from pipelines.steps.ray_tasks import result_of
+from pipelines.steps.step import Planned, Step
+from pipelines.steps.workflow import StepResult, StepRun
 from pipelines.sweeps.budget import noise
-from pipelines.trained import RECIPE_FILE, TASK_FILE, Trained, fetch_task, load_task, recipe_of
-from pipelines.wish import Measurement
-from pipelines.workflow import StepResult, StepRun
+from pipelines.training.picture_strip import strip
+from pipelines.training.sample_streams import Streams
+from pipelines.training.task_files import RECIPE_FILE, TASK_FILE, Trained, fetch_task, load_task, recipe_of
 
 VERSION = 1
 SHOWN = 8  # samples in a picture
@@ -51,12 +51,12 @@ def measure(wanted: Measurement, session: Session) -> StepResult:
 
     The value is a `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
     """
-    return steps.run([measure_step(wanted, session)], session, "measure")[0]
+    return scheduling.run([measure_step(wanted, session)], session, "measure")[0]
 
 
 def plan(wanted: Measurement, session: Session) -> list[Planned]:
     """The steps that `measure` would run or reuse."""
-    return steps.plan([measure_step(wanted, session)], session)
+    return scheduling.plan([measure_step(wanted, session)], session)
 
 
 def rows(value: Value) -> list[dict[str, Any]]:

@@ -55,14 +55,15 @@ from components.errors import UserError
 from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Cache, Storage, absolute, is_remote
-from pipelines import steps, terminal
-from pipelines.foreign import RULES, digest_of_tars, index_tars
-from pipelines.held import drop, held_at, lost, plans_of, read_record
-from pipelines.parallel import in_parallel
-from pipelines.recorder import Progress
+from pipelines import terminal
+from pipelines.data.growing import drop, held_at, lost, plans_of, read_record
+from pipelines.data.tar_indexing import RULES, digest_of_tars, index_tars
 from pipelines.session import Session
-from pipelines.steps import Planned, Step
-from pipelines.workflow import StepResult, StepRun
+from pipelines.steps import scheduling
+from pipelines.steps.ray_tasks import in_parallel
+from pipelines.steps.step import Planned, Step
+from pipelines.steps.worker_log import Progress
+from pipelines.steps.workflow import StepResult, StepRun
 
 VERSION = 2  # names the file of the index
 LISTING = 2  # takes pictures by their content, and those in linked folders
@@ -75,7 +76,7 @@ def prepare(config: DataConfig, session: Session) -> StepResult:
 
     Raises UserError for a source that cannot be read or has too many broken images.
     """
-    result = steps.run([prepare_step(config)], session, f"prepare {config.source}")[0]
+    result = scheduling.run([prepare_step(config)], session, f"prepare {config.source}")[0]
     if result.reused and config.source != PREPARED:
         storage, content = Storage(result.value["url"]), _content_of(config)
         index = open_index(result.value)
@@ -90,7 +91,7 @@ def prepare(config: DataConfig, session: Session) -> StepResult:
 
 def plan(config: DataConfig, session: Session) -> list[Planned]:
     """The step that `prepare` would run or reuse."""
-    return steps.plan([prepare_step(config)], session)
+    return scheduling.plan([prepare_step(config)], session)
 
 
 def prepare_step(config: DataConfig) -> Step:

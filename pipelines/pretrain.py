@@ -1,4 +1,4 @@
-"""shards -> encoder: Ray Train around components.engine. What its workers run is in `pipelines.worker`."""
+"""shards -> encoder: Ray Train around components.engine. What its workers run is in `pipelines.training.worker`."""
 
 import json
 import tempfile
@@ -21,20 +21,20 @@ from infra import ending
 from infra.cluster import connect
 from infra.errors import Interrupted, OutsideError, disk_fault
 from infra.tracking import flatten
-from pipelines import steps
-from pipelines.checkpoints import Checkpoints
-from pipelines.checks import check_recipe_on
-from pipelines.encoders import fetch_named, identified
-from pipelines.parallel import result_of
 from pipelines.prepare import data_of, facts_of, labels_of, prepare_step
+from pipelines.recipe_checks import check_recipe_on
 from pipelines.recipes import write_recipe
-from pipelines.remote import Files, unpacked
 from pipelines.session import Session
-from pipelines.steps import Planned, Step
-from pipelines.streams import Streams
-from pipelines.trained import TASK_FILE
-from pipelines.worker import DIVERGED, Judge, best_step, initialized, make_task, measured, train_worker
-from pipelines.workflow import StepResult, StepRun
+from pipelines.steps import scheduling
+from pipelines.steps.ray_payload import Files, unpacked
+from pipelines.steps.ray_tasks import result_of
+from pipelines.steps.step import Planned, Step
+from pipelines.steps.workflow import StepResult, StepRun
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.named_encoders import fetch_named, identified
+from pipelines.training.sample_streams import Streams
+from pipelines.training.task_files import TASK_FILE
+from pipelines.training.worker import DIVERGED, Judge, best_step, initialized, make_task, measured, train_worker
 
 Value = dict[str, Any]
 VERSION = 2  # leaves the whole task, not only its encoder
@@ -49,12 +49,12 @@ MAIN: dict[str, Any] = {  # parameters that every run shows
 
 def pretrain(recipe: Recipe, session: Session) -> StepResult:
     """Train a recipe and keep its encoder; see `pretrain_step` for what the result holds."""
-    return steps.run([pretrain_step(recipe)], session, f"pretrain {recipe.name}")[0]
+    return scheduling.run([pretrain_step(recipe)], session, f"pretrain {recipe.name}")[0]
 
 
 def plan(recipe: Recipe, session: Session) -> list[Planned]:
     """The steps that `pretrain` would run or reuse."""
-    return steps.plan([pretrain_step(recipe)], session)
+    return scheduling.plan([pretrain_step(recipe)], session)
 
 
 # Keys of the training that change how a result is reached, not what it is: a run that was cut off may be continued

@@ -14,29 +14,29 @@ from components.errors import Diverged, UserError
 from components.transfer.protocol import gap_between
 from infra.cluster import connect
 from infra.tracking import open_tracker
-from pipelines import steps
-from pipelines.checks import check_recipe_on, data_name
 from pipelines.prepare import facts_of, labels_of, prepare_step
 from pipelines.pretrain import pretrain_step
+from pipelines.recipe_checks import check_recipe_on, data_name
 from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
 from pipelines.session import Session
-from pipelines.steps import Planned, Step
+from pipelines.steps import scheduling
+from pipelines.steps.step import Planned, Step
+from pipelines.steps.workflow import StepResult, StepRun, Workflow
 from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, own_node, side_by_side
 from pipelines.sweeps.config import Sweep, probe_steps, unscaled_note
-from pipelines.sweeps.desk import Desk
 from pipelines.sweeps.objectives import UNIVERSAL
+from pipelines.sweeps.probe_exchange import Desk
+from pipelines.sweeps.ray_tune import scheduler, tune_trials
 from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front, record_of
 from pipelines.sweeps.report import Outcome, write_report
 from pipelines.sweeps.search import Search, failed_all
 from pipelines.sweeps.space import Range, apply
 from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap, own_point
-from pipelines.sweeps.tuning import scheduler, tune_trials
 from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, scores_on_test
 from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
 from pipelines.sweeps.worth import is_learned, warnings_of, worth_of
 from pipelines.table import beside
 from pipelines.transfer import best_val, check_labelled, check_prepared, split_of, validation_step
-from pipelines.workflow import StepResult, StepRun, Workflow
 
 Value = dict[str, Any]
 VERSION = 2  # scores by the second version of the probe, which are not to be mixed with those of the first
@@ -59,14 +59,14 @@ def sweep(wanted: Sweep, seeds: int, session: Session) -> Value:
         found = [result for result in results if isinstance(result, StepResult)]
         told.append(_report(wanted, found, workflow, session))
 
-    steps.run_and_report(wish, session, f"sweep {wanted.name}", report)
+    scheduling.run_and_report(wish, session, f"sweep {wanted.name}", report)
     return told[0]
 
 
 def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Value]:
     """The steps that `sweep` would run or reuse before its trials, and the facts of its space and cost."""
     _check_unchanged(wanted, session)
-    planned = steps.plan([search_step(wanted)], session)
+    planned = scheduling.plan([search_step(wanted)], session)
     one = trial_cost(wanted)
     trials, searched = _count(wanted, one)
     tests = 2 * seeds * len(wanted.recipes) + (seeds * len(wanted.recipes) if wanted.universal else 0)

@@ -10,15 +10,15 @@ from components.errors import Diverged, UserError
 from components.tasks.base import get_task
 from components.transfer.probe import WIDEN
 from components.transfer.protocol import gap_between, gap_share, mean_interval
-from pipelines import steps
-from pipelines.checks import data_name, has_labels
+from pipelines.recipe_checks import data_name, has_labels
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.session import Session
-from pipelines.steps import Planned, Step
+from pipelines.steps import scheduling
+from pipelines.steps.step import Planned, Step
+from pipelines.steps.workflow import StepResult, Workflow
 from pipelines.sweeps.worth import LEARNED, WARNING, is_learned, warnings_of
 from pipelines.sweeps.worth import beside as beside_untrained
 from pipelines.transfer import best_val, split_of, transfer_step
-from pipelines.workflow import StepResult, Workflow
 
 YARDSTICKS = ("random", "rescaled", "supervised")
 UNTRAINED = ("random", "rescaled")
@@ -86,13 +86,13 @@ def make_table(recipes: Sequence[Recipe], seeds: int, session: Session, override
         for model, tags in tags_of_models(cells, results).items():
             workflow.tracker.tag_version(model, tags)
 
-    steps.run_and_report([cell.step for cell in cells], session, "table", report)
+    scheduling.run_and_report([cell.step for cell in cells], session, "table", report)
     return tables[0]
 
 
 def plan(recipes: Sequence[Recipe], seeds: int, session: Session, overrides: Sequence[str] = ()) -> list[Planned]:
     """The steps that `make_table` would run or reuse."""
-    return steps.plan([cell.step for cell in _cells(recipes, seeds, overrides)], session)
+    return scheduling.plan([cell.step for cell in _cells(recipes, seeds, overrides)], session)
 
 
 def _cells(recipes: Sequence[Recipe], seeds: int, overrides: Sequence[str] = ()) -> list[Cell]:

@@ -16,15 +16,15 @@ from components.transfer.features import probed_layers
 from components.transfer.protocol import UNTESTED, run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
-from pipelines import steps
-from pipelines.checks import data_name, has_labels
-from pipelines.parallel import result_of
 from pipelines.prepare import data_of, labels_of, open_split, prepare_step
 from pipelines.pretrain import pretrain_step
-from pipelines.remote import Files, on_one_device, own_device, packed, unpacked
+from pipelines.recipe_checks import data_name, has_labels
 from pipelines.session import Session
-from pipelines.steps import Planned, Step
-from pipelines.workflow import StepResult, StepRun
+from pipelines.steps import scheduling
+from pipelines.steps.ray_payload import Files, on_one_device, own_device, packed, unpacked
+from pipelines.steps.ray_tasks import result_of
+from pipelines.steps.step import Planned, Step
+from pipelines.steps.workflow import StepResult, StepRun
 
 VERSION = 2  # the probe's grid of penalties is widened where its end is best
 Value = dict[str, Any]
@@ -41,12 +41,12 @@ def transfer(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Se
 
     Raises UserError for data without labels, OutsideError for an encoder that is not there.
     """
-    return steps.run([_external_step(encoder, benchmark, data, session)], session, "transfer")[0]
+    return scheduling.run([_external_step(encoder, benchmark, data, session)], session, "transfer")[0]
 
 
 def plan(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> list[Planned]:
     """The steps that `transfer` would run or reuse."""
-    return steps.plan([_external_step(encoder, benchmark, data, session)], session)
+    return scheduling.plan([_external_step(encoder, benchmark, data, session)], session)
 
 
 def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:

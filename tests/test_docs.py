@@ -17,7 +17,7 @@ from components.config import (
     Recipe,
     TrainingConfig,
 )
-from pipelines.describe import option_facts
+from pipelines.cli.task_facts import option_facts
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 SECTIONS: dict[str, type[Config]] = {

@@ -16,7 +16,7 @@ from components.engine import Engine
 from components.errors import UserError
 from components.tasks.base import Batch, Task, resolve_weights
 from pipelines.prepare import expected_samples
-from pipelines.worker import make_task
+from pipelines.training.worker import make_task
 
 Unit = Literal["core-seconds", "images"]
 UNITS: dict[str, tuple[float, Unit]] = {

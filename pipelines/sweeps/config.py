@@ -13,9 +13,9 @@ from components.errors import UserError, unknown
 from components.tasks.base import Term, get_task, makes_pictures
 from pipelines.sweeps.budget import CLASSES, Budget, noise
 from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
-from pipelines.sweeps.propose import SearcherName, grid_points
+from pipelines.sweeps.proposals import SearcherName, grid_points
 from pipelines.sweeps.space import Range, Space, space_of, terms_space
-from pipelines.worker import make_task
+from pipelines.training.worker import make_task
 
 SchedulerName = Literal["none", "asha", "pbt"]
 TRIALS = 16  # where neither trials nor a budget are given

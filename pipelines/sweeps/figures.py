@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipelines.sweeps.insight import curve, importance, table
-from pipelines.sweeps.propose import FIRST
+from pipelines.sweeps.importance import curve, importance, table
+from pipelines.sweeps.proposals import FIRST
 from pipelines.sweeps.records import PUBLISHED, Record
 from pipelines.sweeps.space import Range, Space
 from pipelines.sweeps.verdict import Comparison

@@ -8,15 +8,15 @@ from typing import Literal
 
 from infra import ending
 from infra.errors import OutsideError
-from pipelines.recorder import Progress
+from pipelines.steps.worker_log import Progress
+from pipelines.steps.workflow import KIND, StepRun
 from pipelines.sweeps.budget import Cost
 from pipelines.sweeps.config import Sweep, probe_steps, terms_of
-from pipelines.sweeps.desk import Desk
-from pipelines.sweeps.propose import FIRST, grid_points, population, random_point, references, tpe_point
+from pipelines.sweeps.probe_exchange import Desk
+from pipelines.sweeps.proposals import FIRST, grid_points, population, random_point, references, tpe_point
 from pipelines.sweeps.records import Ledger, Proposal, Record, best
 from pipelines.sweeps.space import Point
 from pipelines.sweeps.trials import Trials
-from pipelines.workflow import KIND, StepRun
 
 TRIAL = "genoise.trial"  # tag: number of a trial
 

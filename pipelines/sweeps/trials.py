@@ -17,22 +17,23 @@ from components.pictures.measure import MeasureConfig
 from components.tasks.base import get_task, makes_pictures
 from components.transfer.protocol import Estimate, gap_closed
 from infra.errors import OutsideError
-from pipelines.checkpoints import LIST, Checkpoints
 from pipelines.measure import measure_step
+from pipelines.picture_requests import Measurement
 from pipelines.prepare import labels_of
 from pipelines.pretrain import checkpoints_url, pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
-from pipelines.steps import Step, in_order, perform
+from pipelines.steps.scheduling import perform
+from pipelines.steps.step import Step, in_order
+from pipelines.steps.workflow import StepResult, StepRun, Workflow
 from pipelines.sweeps.config import terms_of
-from pipelines.sweeps.desk import Desk, TrialJudge
 from pipelines.sweeps.objectives import COST, PICTURES, UNIVERSAL, Objective
+from pipelines.sweeps.probe_exchange import Desk, TrialJudge
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Probe, Proposal, Record, State
 from pipelines.sweeps.space import Point, apply
 from pipelines.table import beside
+from pipelines.training.checkpoints import LIST, Checkpoints
+from pipelines.training.worker import PROBE_SAMPLES
 from pipelines.transfer import best_val, validation_step
-from pipelines.wish import Measurement
-from pipelines.worker import PROBE_SAMPLES
-from pipelines.workflow import StepResult, StepRun, Workflow
 
 LUCK = 2.0  # standard deviations by which a probe may be above chance without having learned anything
 

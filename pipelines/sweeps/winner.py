@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.config import Recipe
-from pipelines.checks import data_name
 from pipelines.pretrain import pretrain_step
+from pipelines.recipe_checks import data_name
 from pipelines.recipes import write_recipe
+from pipelines.steps.workflow import Workflow, find_step
 from pipelines.sweeps.config import Sweep
 from pipelines.sweeps.records import Proposal, Record
 from pipelines.sweeps.space import apply
 from pipelines.sweeps.trials import own_point
 from pipelines.sweeps.worth import LEARNED
-from pipelines.workflow import Workflow, find_step
 
 
 def winner_recipe(wanted: Sweep, recipe: Recipe, proposal: Proposal) -> Recipe:

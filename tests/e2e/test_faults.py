@@ -9,7 +9,7 @@ import torch
 
 from infra.local import Server
 from infra.storage import Storage
-from pipelines.checkpoints import Checkpoints
+from pipelines.training.checkpoints import Checkpoints
 from tests.e2e.jobs import DATA, TINY, Home, sets
 from tests.e2e.test_kill import differences
 from tests.faults import Faults, Proxy

@@ -12,7 +12,7 @@ import pytest
 
 from infra.tracking import open_tracker
 from pipelines.recipes import load_recipe
-from pipelines.sweeps.propose import FIRST, random_point
+from pipelines.sweeps.proposals import FIRST, random_point
 from pipelines.sweeps.space import Choices, Range, Space
 from tests.e2e.jobs import TINY, Home, kill, sets
 

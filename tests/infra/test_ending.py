@@ -134,7 +134,7 @@ def test_nobody_connects_once_the_end_has_begun(untold: None) -> None:
 def test_ray_is_asked_nothing_before_it_is_connected() -> None:
     """It would join whatever cluster runs on this machine, or start one."""
     code = """
-import json, pipelines.recorder, ray
+import json, pipelines.steps.worker_log, ray
 
 def refused(ask):
     try:

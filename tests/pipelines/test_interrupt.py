@@ -14,11 +14,11 @@ from components.errors import Stopped
 from components.parallel import World
 from infra import ending
 from infra.errors import Interrupted
-from pipelines import worker
-from pipelines.locks import Lock
 from pipelines.session import Session
-from pipelines.steps import Cores
-from pipelines.worker import until_told
+from pipelines.steps.locks import Lock
+from pipelines.steps.scheduling import Cores
+from pipelines.training import worker
+from pipelines.training.worker import until_told
 
 STEPS, TOLD_AT = 400, 57
 

@@ -101,7 +101,7 @@ def fault(number: int, file: Path | None = None) -> Callable[..., NoReturn]:
 
 @pytest.mark.parametrize("file", [None, Path("/far/away")], ids=["unnamed", "named"])
 def test_a_full_disk_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch, file: Path | None) -> None:
-    monkeypatch.setattr("pipelines.steps.run", fault(errno.ENOSPC, file))
+    monkeypatch.setattr("pipelines.steps.scheduling.run", fault(errno.ENOSPC, file))
     said = refused("prepare", "shapes", *SMALL)
     assert f"cannot use {file or 'a file'} (No space left on device): make room there" in said
 
@@ -112,14 +112,16 @@ def test_a_mistake_of_the_program_keeps_its_traceback(home: Path, monkeypatch: p
         def fail(*_: object, error: Exception = error) -> NoReturn:
             raise error
 
-        monkeypatch.setattr("pipelines.steps.run", fail)
+        monkeypatch.setattr("pipelines.steps.scheduling.run", fail)
         with pytest.raises(type(error)):
             run(["prepare", "shapes", *SMALL])
 
 
 def test_a_picture_where_none_can_be_written(refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr("pipelines.show.show", lambda url, split, count, to, cache: to.parent.mkdir(parents=True))
+    monkeypatch.setattr(
+        "pipelines.data.contact_sheet.show", lambda url, split, count, to, cache: to.parent.mkdir(parents=True)
+    )
     said = refused("data", "show", "s3://shards/x", "--to", str(tmp_path / "file" / "sheet.png"))
     assert f"cannot use {tmp_path}/file (" in said
 
@@ -266,5 +268,5 @@ def test_a_full_disk_of_a_remote_task_is_one_line(refused: Refused, monkeypatch:
     def fail(*_: object) -> NoReturn:
         raise remote("f", "a long\ntraceback", full).as_instanceof_cause()
 
-    monkeypatch.setattr("pipelines.steps.run", fail)
+    monkeypatch.setattr("pipelines.steps.scheduling.run", fail)
     assert "cannot use /cache/0.tar (No space left on device)" in refused("prepare", "shapes", *SMALL)

@@ -17,11 +17,12 @@ from components.data.shards import INDEX_NAME, write_index
 from components.errors import UserError
 from infra.errors import OutsideError
 from infra.storage import Storage
-from pipelines import foreign, prepare
-from pipelines.parallel import in_parallel
+from pipelines import prepare
+from pipelines.data import tar_indexing
+from pipelines.data.verifying import verify
 from pipelines.session import Session
-from pipelines.verify import verify
-from pipelines.workflow import StepResult
+from pipelines.steps.ray_tasks import in_parallel
+from pipelines.steps.workflow import StepResult
 from tests.components.data.test_growth import fill, grow, numbers_in, once, sums
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray")]
@@ -197,9 +198,9 @@ def test_an_index_that_cannot_lie_beside_the_tars_lies_in_the_home(tmp_path: Pat
     index, _ = grow(fill(tmp_path / "raw", *range(20)), tmp_path / "out")
     (tmp_path / "file").write_bytes(b"")
     closed, home = Storage(str(tmp_path / "file" / "inside")), Storage(str(tmp_path / "home"))
-    assert foreign._keep(index, closed, home).startswith(str(tmp_path / "home"))
+    assert tar_indexing._keep(index, closed, home).startswith(str(tmp_path / "home"))
     with pytest.raises(OutsideError):
-        foreign._keep(index, closed, closed)
+        tar_indexing._keep(index, closed, closed)
 
 
 FULL = """

@@ -8,8 +8,8 @@ from components.tasks.base import get_task
 from pipelines.prepare import _classes, labels_of
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import load_recipe
-from pipelines.steps import Step
-from pipelines.worker import best_step, measured
+from pipelines.steps.step import Step
+from pipelines.training.worker import best_step, measured
 
 
 def step(*settings: str) -> Step:

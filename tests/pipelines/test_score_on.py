@@ -9,17 +9,17 @@ import pytest
 from components.config import ProbeConfig, Recipe
 from components.errors import UserError
 from components.tasks.base import Task, get_task
-from pipelines import steps
 from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import comparable, data_at, load_places, load_recipe, write_recipe
-from pipelines.steps import Step, in_order
+from pipelines.steps import scheduling
+from pipelines.steps.step import Step, in_order
+from pipelines.steps.workflow import StepResult
 from pipelines.sweeps.objectives import get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
 from pipelines.sweeps.trials import collapse_floor, measurable, recipes_of
 from pipelines.table import _cells, data_notes
 from pipelines.transfer import transfer_step, validation_step
-from pipelines.workflow import StepResult
 from tests.pipelines.test_dry_runs import pictures
 
 LINEAR = ProbeConfig()
@@ -155,8 +155,8 @@ def test_shards_of_others_are_looked_into_before_anything_is_trained(unlabelled:
     workflow: Any = SimpleNamespace(tracker=None, session=None, step=perform)
     watch: Any = SimpleNamespace(finish=lambda *_: None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "find_step", lambda *_: True)  # so that no core is asked for
-        futures = steps._submit(in_order([step]), workflow, watch)
+        patch.setattr(scheduling, "find_step", lambda *_: True)  # so that no core is asked for
+        futures = scheduling._submit(in_order([step]), workflow, watch)
     with pytest.raises(UserError, match=f"needs labels, and shards {tmp_path}/tars has none"):
         futures[step.fingerprint].result()
     assert sorted(began) == ["open shards", "prepare folder"]

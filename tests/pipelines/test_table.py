@@ -8,9 +8,9 @@ from components.config import Recipe
 from components.errors import Diverged, UserError
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import check_recipe, load_recipe
+from pipelines.steps.workflow import StepResult
 from pipelines.table import Table, _cells, _table, figure, metrics, yardsticks
 from pipelines.transfer import _story
-from pipelines.workflow import StepResult
 
 
 def result(top1: float, split: str = "test", n: int = 10_000) -> StepResult:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from components.config import Config
 from pipelines import terminal
-from pipelines.describe import option_facts
+from pipelines.cli.task_facts import option_facts
 
 
 def test_progress_in_a_pipe_is_a_line_now_and_then(

@@ -6,7 +6,7 @@ from typing import Any
 from components.config import EncoderConfig
 from components.tasks.base import build_task
 from pipelines.recipes import load_recipe, write_recipe
-from pipelines.trained import RECIPE_FILE, save_task
+from pipelines.training.task_files import RECIPE_FILE, save_task
 
 SIZE, CLASSES = 16, 3
 

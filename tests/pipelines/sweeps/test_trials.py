@@ -9,14 +9,14 @@ import pytest
 
 from components.config import Recipe
 from infra.errors import OutsideError
-from pipelines.checkpoints import Checkpoints
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
-from pipelines.steps import Step
+from pipelines.steps.step import Step
 from pipelines.sweep import _yardsticks
 from pipelines.sweeps.objectives import UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
 from pipelines.sweeps.trials import Trials, Yardsticks, recipes_of, scored
+from pipelines.training.checkpoints import Checkpoints
 
 BASE = load_recipe("context_encoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
 POINT: dict[str, Any] = {"weights.l2": 0.5}

@@ -10,7 +10,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipelines.sweeps.desk import PROBE, STEP, Desk
+from pipelines.sweeps.probe_exchange import PROBE, STEP, Desk
 from pipelines.sweeps.search import Search
 
 # Read by Tune: no tables on stdout, no files for viewers that nobody here uses.

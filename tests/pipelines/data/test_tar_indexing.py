@@ -7,7 +7,7 @@ import pytest
 from components.config import DataConfig
 from components.data.foreign import index_of, look_into
 from components.errors import UserError
-from pipelines.foreign import _notes, _tars
+from pipelines.data.tar_indexing import _notes, _tars
 from tests.components.data.test_foreign import tar_of
 
 

@@ -9,7 +9,7 @@ from components.data.shards import Index
 from components.data.verify import ShardState, look_at, one_by_one
 from components.errors import UserError
 from pipelines.__main__ import run
-from pipelines.verify import check, rows
+from pipelines.data.verifying import check, rows
 from tests.components.data.test_growth import fill, grow
 from tests.components.data.test_hostile import bomb, write
 

@@ -13,9 +13,9 @@ from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Storage, absolute, is_remote
 from pipelines import terminal
-from pipelines.parallel import in_parallel
 from pipelines.prepare import read_index_at
 from pipelines.session import Session
+from pipelines.steps.ray_tasks import in_parallel
 
 SAMPLES = 16  # decoded of each shard
 NAMED = 5  # damaged shards and broken samples named in one line

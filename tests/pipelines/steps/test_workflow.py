@@ -17,9 +17,9 @@ import pytest
 
 from infra.errors import OutsideError
 from infra.tracking import Tracker, open_tracker
-from pipelines.locks import Lock
 from pipelines.session import Session
-from pipelines.workflow import StepResult, StepRun, Workflow, find_step, fingerprint_of
+from pipelines.steps.locks import Lock
+from pipelines.steps.workflow import StepResult, StepRun, Workflow, find_step, fingerprint_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -228,7 +228,7 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from pipelines.session import Session
-from pipelines.workflow import Workflow
+from pipelines.steps.workflow import Workflow
 
 home, seconds = Path(sys.argv[1]), float(sys.argv[2])
 
@@ -336,7 +336,7 @@ SHARED = """
 import sys, time
 from pathlib import Path
 from infra.cluster import connect
-from pipelines.locks import Lock
+from pipelines.steps.locks import Lock
 connect()
 lock = Lock(Path(sys.argv[1]), "x", shared=True)
 print(lock.try_acquire(), lock.holder(), flush=True)

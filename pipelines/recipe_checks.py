@@ -11,9 +11,9 @@ from components.config import DataConfig, OptimizerConfig, Recipe
 from components.data.order import Plan, check_divisible
 from components.errors import UserError, unknown
 from components.tasks.base import build_task, get_task, resolve_weights
-from pipelines.encoders import identified, named_by
 from pipelines.prepare import Facts, facts_of
-from pipelines.streams import STREAMS
+from pipelines.training.named_encoders import identified, named_by
+from pipelines.training.sample_streams import STREAMS
 
 UNKNOWN = 10  # classes of data of which nobody knows yet whether it has labels
 # What gives samples a field, for whoever lacks it.

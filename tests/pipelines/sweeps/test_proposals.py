@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from components.errors import UserError
-from pipelines.sweeps.propose import FIRST, grid_points, population, random_point, tpe_point, varied
+from pipelines.sweeps.proposals import FIRST, grid_points, population, random_point, tpe_point, varied
 from pipelines.sweeps.records import Proposal, Record, State
 from pipelines.sweeps.space import Choices, Point, Range, Space
 

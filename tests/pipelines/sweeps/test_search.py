@@ -12,7 +12,7 @@ from infra.errors import Interrupted
 from pipelines.recipes import load_recipe
 from pipelines.sweeps.budget import Budget, Cost
 from pipelines.sweeps.config import Sweep, make_sweep
-from pipelines.sweeps.propose import FIRST
+from pipelines.sweeps.proposals import FIRST
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Ledger, Proposal, Record
 from pipelines.sweeps.search import Search, failed_all
 from pipelines.sweeps.trials import collapse_floor, own_point, recipes_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.sweeps.insight import FEWEST, curve, explained, importance, left_out, smooth, table
+from pipelines.sweeps.importance import FEWEST, curve, explained, importance, left_out, smooth, table
 from pipelines.sweeps.records import Proposal, Record
 from pipelines.sweeps.space import Range, Space
 

@@ -30,14 +30,14 @@ from components.tasks.base import Batch, Task, build_task, resolve_weights
 from components.transfer.features import subset
 from components.transfer.probe import quick_score
 from infra.errors import OutsideError
-from pipelines.checkpoints import Checkpoints
-from pipelines.encoders import Named, laid_out
-from pipelines.pictures import strip
 from pipelines.prepare import open_split
-from pipelines.recorder import Recorder
-from pipelines.remote import Files, packed
-from pipelines.streams import Streams
-from pipelines.trained import save_task
+from pipelines.steps.ray_payload import Files, packed
+from pipelines.steps.worker_log import Recorder
+from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.named_encoders import Named, laid_out
+from pipelines.training.picture_strip import strip
+from pipelines.training.sample_streams import Streams
+from pipelines.training.task_files import save_task
 
 DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
 PICTURES = 8  # samples shown in a picture
@@ -49,7 +49,7 @@ PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe dur
 def make_task(recipe: Recipe, classes: int, encoders: Named | None = None) -> Task:
     """The recipe's task with its networks, initialized from the recipe's seed.
 
-    ``encoders``: the files of those that its options name, as `pipelines.encoders` fetched them.
+    ``encoders``: the files of those that its options name, as `pipelines.training.named_encoders` fetched them.
     """
     with laid_out(recipe, encoders or {}) as local:
         return build_task(local.task, local.options, local.encoder, local.data.size, classes, seed=local.training.seed)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from infra.local import Server
-from pipelines.checkpoints import Checkpoints
+from pipelines.training.checkpoints import Checkpoints
 from tests.faults import Faults, Proxy
 
 pytestmark = pytest.mark.xdist_group("s3")

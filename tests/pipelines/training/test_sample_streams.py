@@ -14,7 +14,7 @@ from components.draws import Draws
 from components.parallel import World
 from pipelines import pretrain
 from pipelines.recipes import load_recipe
-from pipelines.streams import Streams
+from pipelines.training.sample_streams import Streams
 from tests.components.data.conftest import prepare_into
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from infra.errors import OutsideError
 from infra.tracking import Tracker, open_tracker
-from pipelines.recorder import Progress, Writer
+from pipelines.steps.worker_log import Progress, Writer
 
 ROOT = Path(__file__).resolve().parents[2]
 NEVER = 3600.0  # seconds until the writer's own thread writes: the tests say when
@@ -105,7 +105,7 @@ from pathlib import Path
 import numpy as np
 import ray
 from pipelines.session import Session
-from pipelines.workflow import Workflow
+from pipelines.steps.workflow import Workflow
 
 @ray.remote
 def train(recorder, run_id):

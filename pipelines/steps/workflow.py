@@ -28,11 +28,11 @@ from infra import ending
 from infra.errors import OutsideError
 from infra.storage import Storage, absolute, is_remote, sha256_of
 from infra.tracking import FINGERPRINT, TAG_LIMIT, RunInfo, Tracker, open_tracker
-from pipelines.locks import Lock
 from pipelines.session import Session
+from pipelines.steps.locks import Lock
 
 if TYPE_CHECKING:
-    from pipelines.recorder import Progress, Recorder
+    from pipelines.steps.worker_log import Progress, Recorder
 
 Value = dict[str, Any]
 Watcher = Callable[[str, str, "Progress"], None]  # run id, the step's label, how far it is
@@ -205,7 +205,7 @@ class Workflow:
         with self._mutex:
             if self._recorder is None:
                 self._connect()
-                from pipelines.recorder import Recorder
+                from pipelines.steps.worker_log import Recorder
 
                 self._recorder = Recorder(self.tracker)
                 self._follower = threading.Thread(target=self._follow, args=(self._recorder,), daemon=True)

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.pipelines.sweeps.test_report import TINY, outcome
 
 from pipelines.recipes import load_recipe
+from pipelines.steps.workflow import StepResult
 from pipelines.sweeps import winner as winners
 from pipelines.sweeps.config import make_sweep
 from pipelines.sweeps.objectives import UNIVERSAL
@@ -15,8 +17,6 @@ from pipelines.sweeps.report import write_report
 from pipelines.sweeps.winner import keep_winner, register_winner
 from pipelines.sweeps.worth import LEARNED, WARNING, Worth, is_learned, warnings_of, worth_of
 from pipelines.table import _cells, tags_of_models
-from pipelines.workflow import StepResult
-from tests.pipelines.test_sweep_report import TINY, outcome
 
 
 def records(winner: float, rescaled: float | None, objective: str = "linear") -> list[Record]:

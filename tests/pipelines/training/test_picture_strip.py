@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipelines.pictures import GAP, TILE, TITLE, strip
+from pipelines.training.picture_strip import GAP, TILE, TITLE, strip
 
 
 def test_every_sample_lies_in_its_place_pixel_by_pixel() -> None:

@@ -16,7 +16,7 @@ from components.errors import UserError
 from infra.local import Server
 from infra.storage import Storage
 from pipelines.__main__ import run
-from pipelines.show import GAP, GREY, LINE, SIDE, Tile, colour_of, compose, show
+from pipelines.data.contact_sheet import GAP, GREY, LINE, SIDE, Tile, colour_of, compose, show
 from tests.components.data.conftest import prepare_into
 
 WHITE = (255, 255, 255)

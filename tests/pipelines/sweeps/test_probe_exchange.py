@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from pipelines.sweeps.desk import ENDED, PROBE, STEP, _Counter
+from pipelines.sweeps.probe_exchange import ENDED, PROBE, STEP, _Counter
 
 
 def probe(step: int, ended: bool = False) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.pipelines.training.task_files import CLASSES, SIZE, trained
 from torch import nn
 
 from components.config import EncoderConfig
@@ -15,8 +16,7 @@ from components.tasks.base import build_task
 from infra.errors import OutsideError
 from infra.tracking import Tracker
 from pipelines.session import Session
-from pipelines.trained import RECIPE_FILE, TASK_FILE, fetch_task, load_task, recipe_of, save_task
-from tests.pipelines.trained import CLASSES, SIZE, trained
+from pipelines.training.task_files import RECIPE_FILE, TASK_FILE, fetch_task, load_task, recipe_of, save_task
 
 
 def test_every_weight_comes_back(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from components.networks.encoder import build_encoder, save_encoder
 from components.tasks.base import build_task
 from infra.errors import OutsideError
 from infra.tracking import Tracker
-from pipelines.encoders import fetch_named, identified, laid_out
 from pipelines.pretrain import pretrain_step
+from pipelines.training.named_encoders import fetch_named, identified, laid_out
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.recipes import load_recipe
 from pipelines.sweeps.config import make_sweep
-from pipelines.sweeps.propose import random_point
+from pipelines.sweeps.proposals import random_point
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Proposal, Record
 from pipelines.sweeps.report import Outcome, write_report
 from pipelines.sweeps.verdict import compare

@@ -1,0 +1,1 @@
+"""Prepared data: opened, grown, verified, looked at."""

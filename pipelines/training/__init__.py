@@ -1,0 +1,1 @@
+"""What the workers of a training do, and what they leave."""
