@@ -65,10 +65,10 @@ def texts(source: str) -> Iterator[str]:
 
 def allowed(path: str) -> set[str]:
     """The options that a message of a file may name: those of its command, else those that every job has."""
-    if path == "pipelines/__main__.py":
+    if path.startswith("pipelines/cli/") or path == "pipelines/__main__.py":
         return set.union(*COMMANDS.values())
     parts = Path(path).with_suffix("").parts
-    own = "sweep" if "sweeps" in parts else "data show" if parts[-1] == "show" else parts[-1]
+    own = "sweep" if "sweeps" in parts else "data show" if parts[-1] == "contact_sheet" else parts[-1]
     return EVERYWHERE | SHORT_FORMS | (COMMANDS.get(own, set()) if parts[0] == "pipelines" else set())
 
 
@@ -96,7 +96,7 @@ def test_what_is_advised_can_be_typed(path: str) -> None:
         ("components/data/sources/files.py", "nothing there: use --root PATH"),
         ("components/data/foreign.py", "prepare it with `genoise pretrain folder --root TAR`"),
         ("pipelines/table.py", "use --trials 3"),
-        ("pipelines/__main__.py", "use --no-such-thing"),
+        ("pipelines/cli/jobs.py", "use --no-such-thing"),
     ],
 )
 def test_wrong_advice_is_found(path: str, text: str) -> None:
@@ -125,7 +125,12 @@ def test_keys_that_are_advised_exist(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["README.md", "pipelines/__main__.py", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+    "path",
+    [
+        "README.md",
+        *(f"pipelines/cli/{p.name}" for p in ROOT.glob("pipelines/cli/*.py")),
+        *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+    ],
 )
 def test_commands_that_are_shown_can_be_typed(path: str) -> None:
     names = "|".join(sorted(COMMANDS, key=len, reverse=True))
