@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -24,17 +23,17 @@ from pipelines import terminal
 from pipelines.picture_requests import Wish
 from pipelines.session import Session
 from pipelines.steps.ray_payload import device
+from pipelines.steps.results import Json
 from pipelines.training.picture_strip import grid
 from pipelines.training.task_files import Trained, fetch_task, load_task
 
-Value = dict[str, Any]
 BATCH = 32
 GRID = 64  # pictures of noise that the overview shows
 GRID_FILE = "grid.png"
 NAMED = 20  # skipped images that the result names
 
 
-def generate(uri: str, wish: Wish, session: Session) -> Value:
+def generate(uri: str, wish: Wish, session: Session) -> Json:
     """Make the pictures; returns how many were ``made``, which images were ``skipped`` and why, and the ``folder``.
 
     Raises UserError for a task that makes no pictures or others than those asked for, for files that are there
@@ -98,7 +97,7 @@ class Maker:
         return self.wish.title or (noise if from_noise and noise else "prediction")
 
 
-def plan(uri: str, wish: Wish, session: Session) -> Value:
+def plan(uri: str, wish: Wish, session: Session) -> Json:
     """What `generate` would make; raises as it does, before anything is written."""
     maker = Maker(load_task(fetch_task(uri, session), wish.side), wish)
     names = [name for _, name in _names(wish)] if wish.images else _noise_names(maker, wish)
@@ -112,7 +111,7 @@ def plan(uri: str, wish: Wish, session: Session) -> Value:
     }
 
 
-def _of_images(maker: Maker, wish: Wish, session: Session) -> Value:
+def _of_images(maker: Maker, wish: Wish, session: Session) -> Json:
     """A picture of every image, under its name."""
     names = _names(wish)
     _check_new(wish, [name for _, name in names])
@@ -148,7 +147,7 @@ def _of_image(maker: Maker, wish: Wish, image_3HW: Tensor, number: int) -> Tenso
     return in_tiles(make, image_3HW, maker.side, wish.overlap, wish.fit == "whole")
 
 
-def _of_noise(maker: Maker, wish: Wish, session: Session) -> Value:
+def _of_noise(maker: Maker, wish: Wish, session: Session) -> Json:
     """Pictures of noise, and an overview of the first of them, a column per class."""
     names = _noise_names(maker, wish)
     _check_new(wish, [*names, GRID_FILE])
@@ -166,7 +165,7 @@ def _of_noise(maker: Maker, wish: Wish, session: Session) -> Value:
     return _value(maker, wish, wish.count)
 
 
-def _value(maker: Maker, wish: Wish, made: int) -> Value:
+def _value(maker: Maker, wish: Wish, made: int) -> Json:
     return {"task": maker.task.name, "title": maker.title, "made": made, "folder": str(wish.to)}
 
 

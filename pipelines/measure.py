@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
 import torch
+from pydantic import Field
 
 from components.config import Recipe
+from components.data.images import UInt8
 from components.errors import UserError, unknown
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.pictures.classes import ByClass
@@ -26,15 +27,17 @@ from components.pictures.measure import (
 from components.tasks.base import check_pictures, get_task
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
+from pipelines.data.prepared import DataPlace, Prepared, place_of
+from pipelines.data.raw_data import Facts, facts_of
 from pipelines.picture_requests import Measurement
-from pipelines.prepare import Facts, data_of, facts_of, prepare_step
+from pipelines.prepare import prepare_step
 from pipelines.recipe_checks import check_fields
 from pipelines.session import Session
 from pipelines.steps import scheduling
 from pipelines.steps.ray_payload import Files, on_one_device, own_device, packed, unpacked
 from pipelines.steps.ray_tasks import result_of
-from pipelines.steps.step import Planned, Step
-from pipelines.steps.workflow import StepResult, StepRun
+from pipelines.steps.results import Json, StepResult, StepValue
+from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.sweeps.budget import noise
 from pipelines.training.picture_strip import strip
 from pipelines.training.sample_streams import Streams
@@ -43,15 +46,27 @@ from pipelines.training.task_files import RECIPE_FILE, TASK_FILE, Trained, fetch
 VERSION = 1
 SHOWN = 8  # samples in a picture
 SCRIPT_FILE = "extractor.pt"
-Value = dict[str, Any]
 
 
-def measure(wanted: Measurement, session: Session) -> StepResult:
-    """Measure the pictures of a trained run.
+class Measured(StepValue):
+    """A `components.pictures.measure.PictureScore` as it is kept."""
 
-    The value is a `components.pictures.measure.PictureScore` as JSON. Raises UserError where nothing can be measured.
-    """
-    return scheduling.run([measure_step(wanted, session)], session, "measure")[0]
+    split: str
+    n: int = Field(description="samples")
+    values: dict[str, dict[str, float]] = Field(description="{prediction, generated, input or real: {metric: value}}")
+    warnings: tuple[str, ...] = ()
+    worst: tuple[int, ...] = ()
+    protocol: Json = Field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Json]:
+        """Rows of a table: the pictures that the task makes, and what doing nothing would get."""
+        return [{"pictures": title, **values} for title, values in self.values.items()]
+
+
+def measure(wanted: Measurement, session: Session) -> StepResult[Measured]:
+    """Measure the pictures of a trained run. Raises UserError where nothing can be measured."""
+    return scheduling.run(measure_step(wanted, session), session, "measure")
 
 
 def plan(wanted: Measurement, session: Session) -> list[Planned]:
@@ -59,12 +74,7 @@ def plan(wanted: Measurement, session: Session) -> list[Planned]:
     return scheduling.plan([measure_step(wanted, session)], session)
 
 
-def rows(value: Value) -> list[dict[str, Any]]:
-    """The score as rows of a table: the pictures that the task makes, and what doing nothing would get."""
-    return [{"pictures": title, **values} for title, values in value["values"].items()]
-
-
-def measure_step(wanted: Measurement, session: Session) -> Step:
+def measure_step(wanted: Measurement, session: Session) -> Step[Measured]:
     """The step that measures; see `measure`."""
     folder = fetch_task(wanted.run, session)
     recipe = recipe_of(folder, wanted.overrides)
@@ -73,6 +83,7 @@ def measure_step(wanted: Measurement, session: Session) -> Step:
     files, digest = _extractor_files(wanted.extractor, config, session)
     judge, judge_digest = _classifier_files(wanted.classifier, session)
     _check_measurable(load_task(folder, recipe.data.size), wanted, judge, facts_of(recipe.data))
+    prepared = prepare_step(recipe.data)
     trained = {
         "weights": sha256_of(folder / TASK_FILE),
         "recipe": recipe.model_dump(mode="json", include={"task", "options", "encoder"}),
@@ -83,8 +94,9 @@ def measure_step(wanted: Measurement, session: Session) -> Step:
         label=f"measure {recipe.name}, {config.split}",
         version=VERSION,
         config={"trained": trained, "extractor": digest, "measure": config.model_dump(mode="json"), **judge_digest},
-        body=lambda step, inputs: _measure(step, inputs[0], recipe, folder, files, judge, config),
-        inputs=(prepare_step(recipe.data),),
+        value=Measured,
+        body=lambda run, done: _measure(run, done[prepared].value, recipe, folder, files, judge, config),
+        inputs=(prepared,),
         params={
             "run": wanted.run,
             "extractor": wanted.extractor or "none",
@@ -121,7 +133,7 @@ def check_classes(known: int, labels: int) -> None:
         raise UserError(f"--classifier knows {known} classes, and the data has {labels}: train it on this data")
 
 
-def _classifier_files(uri: str | None, session: Session) -> tuple[Files, dict[str, Any]]:
+def _classifier_files(uri: str | None, session: Session) -> tuple[Files, Json]:
     """The files of a trained run that classifies, and what a fingerprint has to say of it."""
     if uri is None:
         return {}, {}
@@ -162,36 +174,37 @@ def _open_extractor(files: Files, layer: str | None, on: torch.device) -> Extrac
 
 
 def _measure(
-    step: StepRun,
-    prepared: StepResult,
+    run: StepRun,
+    prepared: Prepared,
     recipe: Recipe,
     folder: Path,
     extractor: Files,
     classifier: Files,
     config: MeasureConfig,
-) -> Value:
+) -> Measured:
     """Measure where there is a free core or GPU; log the figures, the first pictures and the worst ones."""
-    session = step.workflow.session
     files = packed(folder, (TASK_FILE, RECIPE_FILE))
-    data = data_of(prepared, recipe.data.size, session)
-    task = on_one_device(_run, session)
-    value, pictures = result_of(task.remote(files, data, extractor, classifier, config.model_dump()))
-    step.tracker.log_dict(step.run_id, value, "pictures.json")
-    metrics = {f"{config.split}/{title}/{k}": v for title, each in value["values"].items() for k, v in each.items()}
-    step.log_metrics(metrics)
+    data = place_of(prepared, recipe.data.size, str(run.session.folder("cache")))
+    task = on_one_device(_run, run.session)
+    found, pictures = result_of(task.remote(files, data, extractor, classifier, config))
+    value = Measured.from_json(found)
+    run.tracker.log_dict(run.run_id, found, "pictures.json")
+    metrics = {f"{config.split}/{title}/{k}": v for title, each in value.values.items() for k, v in each.items()}
+    run.log_metrics(metrics)
     for key, picture_HW3 in pictures.items():
-        step.tracker.log_image(step.run_id, picture_HW3, key)
-    step.tracker.describe(step.run_id, _story(value, recipe))
-    return dict(value)
+        run.tracker.log_image(run.run_id, picture_HW3, key)
+    run.tracker.describe(run.run_id, _story(value, recipe))
+    return value
 
 
 @ray.remote(max_retries=3)
-def _run(files: Files, data: Value, extractor: Files, classifier: Files, config: Value) -> tuple[Value, dict[str, Any]]:
+def _run(
+    files: Files, data: DataPlace, extractor: Files, classifier: Files, asked: MeasureConfig
+) -> tuple[Json, dict[str, UInt8]]:
     """Load task, extractor and classifier, measure; returns the score as JSON, and pictures by name."""
     on = own_device()
     with unpacked(files) as folder:
-        task = load_task(folder, data["size"]).task.to(on)
-    asked = MeasureConfig.model_validate(config)
+        task = load_task(folder, data.size).task.to(on)
     by_class = _by_class(classifier, data, on)
     needs = tuple(dict.fromkeys([*task.needs, "image", "label"])) if by_class else task.needs
     split = Streams.open(data, asked.split, needs)
@@ -205,14 +218,14 @@ def _run(files: Files, data: Value, extractor: Files, classifier: Files, config:
     return score.model_dump(mode="json"), pictures
 
 
-def _by_class(files: Files, data: Value, on: torch.device) -> ByClass | None:
+def _by_class(files: Files, data: DataPlace, on: torch.device) -> ByClass | None:
     """What judges classes; UserError where the classifier knows others than the data has."""
     if not files:
         return None
     with unpacked(files) as folder:
-        trained = load_task(folder, data["size"])
+        trained = load_task(folder, data.size)
         protocol = {"sha256": sha256_of(folder / TASK_FILE), "encoder": trained.recipe.encoder.model_dump()}
-    check_classes(trained.classes, data["classes"])
+    check_classes(trained.classes, data.classes)
     task = trained.task.to(on)
 
     def says(picture_B3HW: torch.Tensor) -> torch.Tensor:
@@ -232,7 +245,7 @@ def _with_digest(files: Files, layer: str | None, on: torch.device) -> Extractor
     return replace(extractor, protocol={**extractor.protocol, "sha256": weights})
 
 
-def _story(value: Value, recipe: Recipe) -> str:
-    figures = ", ".join(f"{name} {number:.4g}" for name, number in value["values"]["prediction"].items())
-    warnings = "".join(f"\n\n{warning}" for warning in value["warnings"])
-    return f"{recipe.name} on {value['n']} samples of {value['split']}: {figures}{warnings}\n\nSee `pictures.json`."
+def _story(value: Measured, recipe: Recipe) -> str:
+    figures = ", ".join(f"{name} {number:.4g}" for name, number in value.values["prediction"].items())
+    warnings = "".join(f"\n\n{warning}" for warning in value.warnings)
+    return f"{recipe.name} on {value.n} samples of {value.split}: {figures}{warnings}\n\nSee `pictures.json`."

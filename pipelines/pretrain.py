@@ -5,8 +5,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
@@ -21,24 +21,27 @@ from infra import ending
 from infra.cluster import connect
 from infra.errors import Interrupted, OutsideError, disk_fault
 from infra.tracking import flatten
-from pipelines.prepare import data_of, facts_of, labels_of, prepare_step
+from pipelines.data.prepared import Prepared, place_of
+from pipelines.data.raw_data import facts_of
+from pipelines.prepare import prepare_step
 from pipelines.recipe_checks import check_recipe_on
 from pipelines.recipes import write_recipe
 from pipelines.session import Session
 from pipelines.steps import scheduling
 from pipelines.steps.ray_payload import Files, unpacked
 from pipelines.steps.ray_tasks import result_of
-from pipelines.steps.step import Planned, Step
-from pipelines.steps.workflow import StepResult, StepRun
+from pipelines.steps.results import Json, StepResult
+from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.hooks import DIVERGED, PROBES_FILE
+from pipelines.training.job import Judge, Pretrained, TrainingJob, best_step, probes_in
 from pipelines.training.named_encoders import fetch_named, identified
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import TASK_FILE
-from pipelines.training.worker import DIVERGED, Judge, best_step, initialized, make_task, measured, train_worker
+from pipelines.training.worker import initialized, make_task, train_worker
 
-Value = dict[str, Any]
 VERSION = 2  # leaves the whole task, not only its encoder
-MAIN: dict[str, Any] = {  # parameters that every run shows
+MAIN: Json = {  # parameters that every run shows
     "name": True,
     "task": True,
     "data": {"source", "size"},
@@ -47,9 +50,9 @@ MAIN: dict[str, Any] = {  # parameters that every run shows
 }
 
 
-def pretrain(recipe: Recipe, session: Session) -> StepResult:
-    """Train a recipe and keep its encoder; see `pretrain_step` for what the result holds."""
-    return scheduling.run([pretrain_step(recipe)], session, f"pretrain {recipe.name}")[0]
+def pretrain(recipe: Recipe, session: Session) -> StepResult[Pretrained]:
+    """Train a recipe and keep its encoder."""
+    return scheduling.run(pretrain_step(recipe), session, f"pretrain {recipe.name}")
 
 
 def plan(recipe: Recipe, session: Session) -> list[Planned]:
@@ -72,13 +75,11 @@ HOW = {
 }
 
 
-def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
+def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step[Pretrained]:
     """The step that trains a recipe on the shards of its data.
 
     ``judge``: may stop the training after a probe; then the step raises Stopped, and can be continued.
-    Its value: ``encoder`` (URI of the best encoder), ``model_id`` in the tracker, ``probes`` (step; score, None without
-    labels), ``step`` of the weights that are kept, ``steps`` in all, ``seconds``. Raises UserError where the data does
-    not fit the task, Diverged where training broke down.
+    Raises UserError where the data does not fit the task, Diverged where training broke down.
     """
     what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "score_on", "search", "benchmarks"})
     task = get_task(recipe.task)
@@ -97,7 +98,8 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
         label=f"pretrain {recipe.name}, seed {recipe.training.seed}",
         version=VERSION,
         config=what,
-        body=lambda run, inputs: _train(recipe, inputs[0], run, judge),
+        value=Pretrained,
+        body=lambda run, done: _train(recipe, done[prepared].value, run, judge),
         inputs=(prepared,),
         cores=recipe.training.workers * recipe.training.cpus if task.players else 1,
         cpus=recipe.training.cpus if task.players else 1,
@@ -105,7 +107,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step:
     )
 
 
-def _shown(recipe: Recipe) -> dict[str, Any]:
+def _shown(recipe: Recipe) -> Json:
     """The run's parameters: the main ones, and whatever is not the default. All of them are in ``recipe.yaml``.
 
     MLflow writes all parameters of a run above each of its pictures, which must leave room for the picture.
@@ -130,34 +132,32 @@ def _steps(recipe: Recipe, samples: int) -> int:
     return order.steps
 
 
-def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | None) -> Value:
+def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None) -> Pretrained:
     """The body of the step: train, then store the encoder as a model of the run, and the task as a file."""
-    session, training = run.workflow.session, recipe.training
+    session, training = run.session, recipe.training
     if recipe.task == "supervised":
-        check_labels_seen(prepared.value.get("unseen", {}), ("val",))
+        check_labels_seen(prepared.unseen, ("val",))
     encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
-    labels = labels_of(prepared.value)
-    task = make_task(recipe, labels, encoders)
-    last = _steps(recipe, prepared.value["samples"]["train"]) if task.players else 0
+    task = make_task(recipe, prepared.label_classes, encoders)
+    last = _steps(recipe, prepared.samples["train"]) if task.players else 0
     weights = resolve_weights(task, recipe.weights)
     run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": last})
     run.tracker.describe(run.run_id, f"{recipe.summary or recipe.task}\n\n`runs:/{run.run_id}/encoder`")
     run.tracker.log_text(run.run_id, write_recipe(recipe), "recipe.yaml")
-    job = {
-        "recipe": recipe.model_dump(mode="json"),
-        **data_of(prepared, recipe.data.size, session),
-        "margin": recipe.training.augment.crop,
-        "encoders": encoders,
-        "run_id": run.run_id,
-        "run_folder": str(run.folder),
-        "checkpoints": checkpoints_url(recipe, run.folder),
-        "recorder": run.recorder,
-        "judge": judge,
-    }
-    Streams.open(job, "train", task.needs)  # a field that is not there is said here: workers are given other tries
+    job = TrainingJob(
+        recipe=recipe,
+        data=place_of(prepared, recipe.data.size, str(session.folder("cache")), recipe.training.augment.crop),
+        encoders=encoders,
+        run_id=run.run_id,
+        run_folder=str(run.folder),
+        checkpoints=checkpoints_url(recipe, run.folder),
+        recorder=run.recorder,
+        judge=judge,
+    )
+    Streams.open(job.data, "train", task.needs)  # a field that is not there is said here: workers are given other tries
     began = time.perf_counter()
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
-        probes = measured(json.loads((folder / "probes.json").read_text()), bool(labels))
+        probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(job.classes))
         kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
         model_id = run.tracker.log_encoder(
@@ -167,20 +167,20 @@ def _train(recipe: Recipe, prepared: StepResult, run: StepRun, judge: Judge | No
             params={"recipe": recipe.name, "task": recipe.task, "weights": weights, "seed": training.seed},
             tags={"recipe": recipe.name},
         )
-    return {
-        "encoder": f"runs:/{run.run_id}/encoder",
-        "model_id": model_id,
-        "probes": probes,
-        "step": kept,
-        "steps": last,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    return Pretrained(
+        encoder=f"runs:/{run.run_id}/encoder",
+        model_id=model_id,
+        probes=tuple(probes),
+        step=kept,
+        steps=last,
+        seconds=round(time.perf_counter() - began, 1),
+    )
 
 
 @contextmanager
-def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun, last: int) -> Iterator[Path]:
+def _trained(recipe: Recipe, job: TrainingJob, run: StepRun, last: int) -> Iterator[Path]:
     """The files of the last checkpoint, after Ray Train has run to the end, from the checkpoint of a command before."""
-    checkpoints = Checkpoints(job["checkpoints"])
+    checkpoints = Checkpoints(job.checkpoints)
     checkpoints.storage.check_writable()
     with tempfile.TemporaryDirectory() as into:
         step, folder = checkpoints.newest(Path(into)) or (0, None)
@@ -198,7 +198,7 @@ def _trained(recipe: Recipe, job: dict[str, Any], run: StepRun, last: int) -> It
         yield folder
 
 
-def _fit(recipe: Recipe, job: dict[str, Any], run: StepRun) -> None:
+def _fit(recipe: Recipe, job: TrainingJob, run: StepRun) -> None:
     """Run Ray Train; what a worker has to say to the user is raised as it was said."""
     for left in reversed(range(recipe.training.max_failures + 1)):
         try:
@@ -240,16 +240,16 @@ def _is_loss(error: Exception) -> bool:
     return isinstance(cause, ray.exceptions.RayActorError)
 
 
-def _untrained(job: dict[str, Any]) -> AbstractContextManager[Path]:
+def _untrained(job: TrainingJob) -> AbstractContextManager[Path]:
     """The same files where nothing is trained, by a baseline or for no epochs; made in a Ray task: it may need data."""
-    files: Files = result_of(initialized.remote({**job, "recorder": None}))
+    files: Files = result_of(initialized.remote(replace(job, recorder=None, judge=None)))
     return unpacked(files)
 
 
-def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
+def _trainer(recipe: Recipe, job: TrainingJob, run: StepRun) -> TorchTrainer:
     """Ray Train around `train_worker`. The same step has the same name and place, and so continues where it was."""
     training = recipe.training
-    resources = connect(run.workflow.session.address)
+    resources = connect(run.session.address)
     gpu = resources.get("GPU", 0.0) > 0
     for kind, each in {"CPU": training.cpus, **({"GPU": 1} if gpu else {})}.items():
         there = resources.get(kind, 0.0)
@@ -260,7 +260,7 @@ def _trainer(recipe: Recipe, job: dict[str, Any], run: StepRun) -> TorchTrainer:
             )
     return TorchTrainer(
         train_worker,
-        train_loop_config=job,
+        train_loop_config={"job": job},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=training.workers,

@@ -11,7 +11,7 @@ from components.config import DataConfig, OptimizerConfig, Recipe
 from components.data.order import Plan, check_divisible
 from components.errors import UserError, unknown
 from components.tasks.base import build_task, get_task, resolve_weights
-from pipelines.prepare import Facts, facts_of
+from pipelines.data.raw_data import Facts, facts_of
 from pipelines.training.named_encoders import identified, named_by
 from pipelines.training.sample_streams import STREAMS
 

@@ -5,6 +5,7 @@ Two steps: the search, and the verdict on what it found. What a trial trains and
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,37 +15,40 @@ from components.errors import Diverged, UserError
 from components.transfer.protocol import gap_between
 from infra.cluster import connect
 from infra.tracking import open_tracker
-from pipelines.prepare import facts_of, labels_of, prepare_step
+from pipelines.data.prepared import Prepared
+from pipelines.data.raw_data import facts_of
+from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipe_checks import check_recipe_on, data_name
 from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import scheduling
-from pipelines.steps.step import Planned, Step
-from pipelines.steps.workflow import StepResult, StepRun, Workflow
+from pipelines.steps.results import Json, StepResult
+from pipelines.steps.step import Planned, Step, StepRun
+from pipelines.steps.workflow import Workflow
 from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, own_node, side_by_side
 from pipelines.sweeps.config import Sweep, probe_steps, unscaled_note
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.probe_exchange import Desk
 from pipelines.sweeps.ray_tune import scheduler, tune_trials
-from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front, record_of
+from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front
 from pipelines.sweeps.report import Outcome, write_report
 from pipelines.sweeps.search import Search, failed_all
 from pipelines.sweeps.space import Range, apply
 from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap, own_point
-from pipelines.sweeps.verdict import Comparison, compare, comparison_of, mean_comparison, scores_on_test
+from pipelines.sweeps.values import Judged, Searched
+from pipelines.sweeps.verdict import Comparison, compare, mean_comparison, scores_on_test
 from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
 from pipelines.sweeps.worth import is_learned, warnings_of, worth_of
 from pipelines.table import beside
-from pipelines.transfer import best_val, check_labelled, check_prepared, split_of, validation_step
+from pipelines.transfer import Scored, check_labelled, check_prepared, validation_step
 
-Value = dict[str, Any]
 VERSION = 2  # scores by the second version of the probe, which are not to be mixed with those of the first
 SWEEP, SPACE = "genoise.sweep", "genoise.space"  # tags of the search's run
 ENDS = ("random", "supervised")  # what a universal sweep measures between
 
 
-def sweep(wanted: Sweep, seeds: int, session: Session) -> Value:
+def sweep(wanted: Sweep, seeds: int, session: Session) -> Json:
     """Search, judge the winner on ``seeds`` fresh seeds (0: not yet), report. The same command again continues.
 
     Returns the facts: winner, its weights, values, verdict, costs, and where the winner's recipe and the page are.
@@ -52,18 +56,18 @@ def sweep(wanted: Sweep, seeds: int, session: Session) -> Value:
     """
     _check_unchanged(wanted, session)
     search = search_step(wanted, trial_cost(wanted) if wanted.budget else None)
-    wish = [search, verdict_step(wanted, search, seeds)] if seeds else [search]
-    told: list[Value] = []
+    asked: list[Step[Any]] = [search, verdict_step(wanted, search, seeds)] if seeds else [search]
+    told: list[Json] = []
 
-    def report(workflow: Workflow, results: list[StepResult | Diverged]) -> None:
-        found = [result for result in results if isinstance(result, StepResult)]
-        told.append(_report(wanted, found, workflow, session))
+    def report(workflow: Workflow, results: list[StepResult[Any] | Diverged]) -> None:
+        searched, *judged = [result for result in results if isinstance(result, StepResult)]
+        told.append(_report(wanted, searched, judged[0].value if judged else None, workflow))
 
-    scheduling.run_and_report(wish, session, f"sweep {wanted.name}", report)
+    scheduling.run_and_report(asked, session, f"sweep {wanted.name}", report)
     return told[0]
 
 
-def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Value]:
+def plan(wanted: Sweep, seeds: int, session: Session) -> tuple[list[Planned], Json]:
     """The steps that `sweep` would run or reuse before its trials, and the facts of its space and cost."""
     _check_unchanged(wanted, session)
     planned = scheduling.plan([search_step(wanted)], session)
@@ -125,15 +129,13 @@ def _check_unchanged(wanted: Sweep, session: Session) -> None:
 # The search
 
 
-def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
-    """The step that runs the trials; ``cost``: what one is expected to need, where there is a budget.
-
-    Its value: ``trials`` (records), ``winner`` and ``front`` (numbers of trials), and what a report needs beside.
-    """
+def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
+    """The step that runs the trials; ``cost``: what one is expected to need, where there is a budget."""
     _check_trials(wanted)
     bases = [pretrain_step(recipe) for recipe in wanted.recipes]
     first = wanted.recipes[0]
-    scored = (prepare_step(first.score_on),) if first.score_on else ()
+    prepared = prepare_step(first.data)
+    scored = prepare_step(first.score_on) if first.score_on else prepared
     ends = [
         validation_step(beside(recipe, load_recipe(end)), load_benchmark(recipe.benchmarks[0]))
         for recipe in wanted.recipes
@@ -149,8 +151,16 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step:
             "recipes": [base.config for base in bases],
             "benchmarks": [recipe.benchmarks[0] for recipe in wanted.recipes],
         },
-        body=lambda run, inputs: _search(wanted, cost or Cost(0.0, 0), run, inputs),
-        inputs=(prepare_step(first.data), *scored, *ends),
+        value=Searched,
+        body=lambda run, done: _search(
+            wanted,
+            cost or Cost(0.0, 0),
+            run,
+            done[prepared].value,
+            done[scored].value,
+            [done[end].value for end in ends],
+        ),
+        inputs=(prepared, *([scored] if first.score_on else []), *ends),
         cores=max(base.cores for base in bases),
         cpus=max(bases, key=lambda base: base.cores).cpus,
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
@@ -190,21 +200,22 @@ def _too_few_probes() -> UserError:
     return UserError("--scheduler pbt changes weights after probes: --set training.probe_every lower")
 
 
-def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
-    """The body of the search."""
-    (prepared, *ends), base = inputs, wanted.recipes[0]
-    scored = ends.pop(0) if base.score_on else prepared
+def _search(
+    wanted: Sweep, cost: Cost, run: StepRun, prepared: Prepared, scored: Prepared, ends: Sequence[Scored]
+) -> Searched:
+    """The body of the search. ``ends``: of a universal sweep, random and supervised of every recipe."""
+    base = wanted.recipes[0]
     check_prepared(load_benchmark(base.benchmarks[0]), base.scored, scored)
-    check_labels_seen(scored.value.get("unseen", {}), ("val",))
-    if wanted.scheduler != "none" and not labels_of(prepared.value):
+    check_labels_seen(scored.unseen, ("val",))
+    if wanted.scheduler != "none" and not prepared.label_classes:
         raise _unprobed(wanted)
-    connect(run.workflow.session.address)
+    connect(run.session.address)
     nodes, training = nodes_of_cluster(), wanted.recipes[0].training
     places = side_by_side(nodes, training.workers, training.cpus)
     space = json.dumps(wanted.space.to_json())
     run.tracker.set_tags(run.run_id, {SWEEP: wanted.name, SPACE: space})
     if note := unscaled_note(wanted.recipes, wanted.space):
-        run.workflow.say(f"note: {note}")
+        run.say(f"note: {note}")
     desk = Desk.open()
     try:
         trials = Trials(run, wanted.recipes, wanted.objectives, desk, prepared, _yardsticks(wanted, ends))
@@ -222,24 +233,25 @@ def _search(wanted: Sweep, cost: Cost, run: StepRun, inputs: tuple[StepResult, .
     first = wanted.objectives[0]
     winner = best([r for r in records if r.proposal.searched], first.name, first.sign)
     assert winner is not None, "a trial of its own has finished"
-    return {
-        "winner": winner.number,
-        "front": [record.number for record in pareto_front(records, wanted.signs)],
-        "side_by_side": places,
-        "steps": ends_of_probes[-1],
-        "yardsticks": [best_val(end.value) for end in ends],
-        "validation": scored.value["samples"].get("val"),
-        "trials": [record.to_json() for record in records],
-    }
+    return Searched(
+        winner=winner.number,
+        front=tuple(record.number for record in pareto_front(records, wanted.signs)),
+        side_by_side=places,
+        steps=ends_of_probes[-1],
+        yardsticks=tuple(end.best_val for end in ends),
+        validation=scored.samples.get("val"),
+        trials=tuple(record.to_json() for record in records),
+    )
 
 
-def _yardsticks(wanted: Sweep, ends: list[StepResult]) -> Yardsticks | None:
+def _yardsticks(wanted: Sweep, ends: Sequence[Scored]) -> Yardsticks | None:
     if not wanted.universal:
         return None
-    scores = [best_val(end.value) for end in ends]
+    scores = [end.best_val for end in ends]
     found = Yardsticks({r.name: (scores[2 * k], scores[2 * k + 1]) for k, r in enumerate(wanted.recipes)})
     for end, (name, (random, supervised)) in zip(ends[::2], found.ends.items(), strict=True):
-        gap = gap_between({0: random}, {0: supervised}, end.value["n"])
+        assert end.n is not None, "only a score of the first version does not say"
+        gap = gap_between({0: random}, {0: supervised}, end.n)
         if not gap.is_positive:  # said before any trial
             raise no_gap(name, gap)
     return found
@@ -248,25 +260,26 @@ def _yardsticks(wanted: Sweep, ends: list[StepResult]) -> Yardsticks | None:
 # The verdict
 
 
-def verdict_step(wanted: Sweep, search: Step, seeds: int) -> Step:
-    """The step that judges the winner of ``search``. Its value: ``comparisons``, the whole one first."""
+def verdict_step(wanted: Sweep, search: Step[Searched], seeds: int) -> Step[Judged]:
+    """The step that judges the winner of ``search`` on ``seeds`` fresh seeds."""
     return Step(
         name="verdict",
         label=f"verdict on {wanted.name}, {seeds} fresh seeds",
         version=VERSION,
         config={"seeds": seeds},
-        body=lambda run, inputs: _judge(wanted, inputs[0].value, run, seeds),
+        value=Judged,
+        body=lambda run, done: _judge(wanted, done[search].value, run, seeds),
         inputs=(search,),
         cores=search.cores,
         cpus=search.cpus,
     )
 
 
-def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
+def _judge(wanted: Sweep, found: Searched, run: StepRun, seeds: int) -> Judged:
     """The body of the verdict."""
-    connect(run.workflow.session.address)
-    records = [record_of(values) for values in found["trials"]]
-    winner = next(record for record in records if record.number == found["winner"])
+    connect(run.session.address)
+    records = found.records
+    winner = next(record for record in records if record.number == found.winner)
     candidates: dict[str, Recipe] = {}
     for recipe in wanted.recipes:
         own = max(
@@ -281,9 +294,9 @@ def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
     first = wanted.objectives[0].name
     benchmark = first if first in BENCHMARKS else wanted.recipes[0].benchmarks[0]
     done = Steps(run.workflow)
-    scores = scores_on_test(candidates, seeds, benchmark, done, run.run_id, found["side_by_side"])
+    scores = scores_on_test(candidates, seeds, benchmark, done, run.run_id, found.side_by_side)
     scored = [result for result in done.done.values() if result.name == "transfer"]
-    split = "val" if any(split_of(result.value) == "val" for result in scored) else "test"
+    split = "val" if any(result.value.split == "val" for result in scored) else "test"
     against = ("published", "own best") if wanted.universal else ("published",)
     comparisons: list[Comparison] = []
     for other in against:
@@ -292,8 +305,8 @@ def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
             for r in wanted.recipes
         ]
         if wanted.universal:
-            yard = found["yardsticks"]
-            gaps = {r.name: yard[2 * k + 1] - yard[2 * k] for k, r in enumerate(wanted.recipes)}
+            ends = {r.name: found.ends(k) for k, r in enumerate(wanted.recipes)}
+            gaps = {name: supervised - random for name, (random, supervised) in ends.items()}
             comparisons.append(mean_comparison(each, gaps, UNIVERSAL))
         comparisons += each
     sentences = [_sentence(comparison) for comparison in comparisons]
@@ -301,7 +314,8 @@ def _judge(wanted: Sweep, found: Value, run: StepRun, seeds: int) -> Value:
     if comparisons[0].differences:
         mean, half = comparisons[0].interval
         run.log_metrics({"difference": mean} | ({"half_width": half} if half is not None else {}))
-    return {"benchmark": benchmark, "sentences": sentences, "comparisons": [each.to_json() for each in comparisons]}
+    figures = tuple(each.to_json() for each in comparisons)
+    return Judged(benchmark=benchmark, sentences=tuple(sentences), comparisons=figures)
 
 
 def _sentence(comparison: Comparison) -> str:
@@ -313,21 +327,17 @@ def _sentence(comparison: Comparison) -> str:
 # What is left
 
 
-def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, session: Session) -> Value:
+def _report(wanted: Sweep, search: StepResult[Searched], verdict: Judged | None, workflow: Workflow) -> Json:
     """The winner as files and as a model, the page as an artifact of the search; returns the facts."""
-    search = results[0]
-    verdict = results[1].value if len(results) > 1 else None
-    records = [record_of(values) for values in search.value["trials"]]
-    winner = next(record for record in records if record.number == search.value["winner"])
-    comparisons = [comparison_of(each) for each in verdict["comparisons"]] if verdict else []
-    sentences = verdict["sentences"] if verdict else []
-    yard = search.value["yardsticks"]
-    ends = {r.name: (yard[2 * k], yard[2 * k + 1]) for k, r in enumerate(wanted.recipes) if wanted.universal}
-    worths = worth_of(winner, records, wanted.objectives[0].name, ends, search.value.get("validation"))
+    found, session = search.value, workflow.session
+    records = found.records
+    winner = next(record for record in records if record.number == found.winner)
+    comparisons = verdict.all_comparisons if verdict else []
+    sentences = [*verdict.sentences] if verdict else []
+    ends = {recipe.name: found.ends(k) for k, recipe in enumerate(wanted.recipes) if wanted.universal}
+    worths = worth_of(winner, records, wanted.objectives[0].name, ends, found.validation)
     warnings = warnings_of(worths)
-    outcome = Outcome(
-        wanted, records, winner, search.value["front"], search.value["steps"], comparisons, sentences, warnings
-    )
+    outcome = Outcome(wanted, records, winner, [*found.front], found.steps, comparisons, sentences, warnings)
     files = keep_winner(wanted, winner, [*sentences, *warnings], search.run_id, session.folder("sweeps"))
     for path in files:
         workflow.tracker.log_artifacts(search.run_id, path)
@@ -346,7 +356,7 @@ def _report(wanted: Sweep, results: list[StepResult], workflow: Workflow, sessio
         "validation": winner.values,
         "published": next((r.values for r in records if r.proposal.name == PUBLISHED), {}),
         "verdict": sentences,
-        "front": {r.proposal.name: r.values for r in records if r.number in search.value["front"]}
+        "front": {r.proposal.name: r.values for r in records if r.number in found.front}
         if len(wanted.objectives) > 1
         else {},
         "cost": outcome.ledger,

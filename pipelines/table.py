@@ -14,11 +14,12 @@ from pipelines.recipe_checks import data_name, has_labels
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.session import Session
 from pipelines.steps import scheduling
+from pipelines.steps.results import Json, StepResult
 from pipelines.steps.step import Planned, Step
-from pipelines.steps.workflow import StepResult, Workflow
+from pipelines.steps.workflow import Workflow
 from pipelines.sweeps.worth import LEARNED, WARNING, is_learned, warnings_of
 from pipelines.sweeps.worth import beside as beside_untrained
-from pipelines.transfer import best_val, split_of, transfer_step
+from pipelines.transfer import Scored, transfer_step
 
 YARDSTICKS = ("random", "rescaled", "supervised")
 UNTRAINED = ("random", "rescaled")
@@ -27,7 +28,7 @@ MANY = 10**9  # samples: where their number is not known, their error is left ou
 # What a yardstick takes over from the recipe that it stands beside, so that both see as much data in the same way.
 SHARED = ("epochs", "batch", "seed", "workers", "cpus", "precision", "channels_last", "augment", "probe_every")
 
-Row = dict[str, Any]
+Row = Json
 Place = tuple[str, ...]
 
 
@@ -37,7 +38,7 @@ class Table:
     ``notes`` say what a person must know to read the rows."""
 
     rows: list[Row]
-    scores: list[dict[str, Any]]
+    scores: list[Json]
     notes: list[str]
 
     def to_json(self) -> str:
@@ -61,7 +62,7 @@ class Cell:
     benchmark: str
 
     @property
-    def step(self) -> Step:
+    def step(self) -> Step[Scored]:
         """The step that measures it."""
         return transfer_step(self.recipe, load_benchmark(self.benchmark))
 
@@ -80,7 +81,7 @@ def make_table(recipes: Sequence[Recipe], seeds: int, session: Session, override
     cells = _cells(recipes, seeds, overrides)
     tables: list[Table] = []
 
-    def report(workflow: Workflow, results: list[StepResult | Diverged]) -> None:
+    def report(workflow: Workflow, results: list[StepResult[Scored] | Diverged]) -> None:
         tables.append(_table(cells, results))
         _log(workflow, tables[0])
         for model, tags in tags_of_models(cells, results).items():
@@ -203,27 +204,27 @@ class Group:
     recipe: Recipe
     benchmark: str
     seeds: int
-    values: dict[int, dict[str, Any]]  # by place among the seeds
+    values: dict[int, Scored]  # by place among the seeds
 
     @property
     def split(self) -> str | None:
         """What was scored, ``test`` or, where there is none, ``val``; None where nothing was."""
-        return next((split_of(value) for value in self.values.values()), None)
+        return next((value.split for value in self.values.values()), None)
 
     @property
     def scores(self) -> dict[int, float]:
         """The scores on that split, in [0, 1]."""
-        return {seed: value["value"] for seed, value in self.values.items()}
+        return {seed: value.value for seed, value in self.values.items()}
 
     @property
     def samples(self) -> int:
         """The samples that a score is a mean over; results of the first version do not say."""
-        return min((value.get("n", MANY) for value in self.values.values()), default=MANY)
+        return min((value.n or MANY for value in self.values.values()), default=MANY)
 
 
-def _table(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> Table:
+def _table(cells: Sequence[Cell], results: Sequence[StepResult[Scored] | Diverged]) -> Table:
     groups: dict[tuple[str, Place], Group] = {}
-    scores: list[dict[str, Any]] = []
+    scores: list[Json] = []
     for cell, result in zip(cells, results, strict=True):
         key = cell.recipe.name, cell.place
         before = groups.get(key, Group(cell.recipe, cell.benchmark, 0, {}))
@@ -233,7 +234,7 @@ def _table(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> T
             scores.append(score | {"benchmark": cell.benchmark, "diverged": str(result)})
         else:
             before.values[before.seeds] = result.value
-            scores.append(score | {"run_id": result.run_id, **result.value})
+            scores.append(score | {"run_id": result.run_id, **result.value.to_json()})
     by_place: dict[Place, list[Group]] = {}
     for (_, place), group in groups.items():
         by_place.setdefault(place, []).append(group)
@@ -255,13 +256,13 @@ def _end(task: str, together: Sequence[Group]) -> Group | None:
 def _row(group: Group, ends: Sequence[Group | None]) -> Row:
     values, diverged = group.values, group.seeds - len(group.values)
     mean, half = mean_interval([100 * score for score in group.scores.values()]) if values else (None, None)
-    val = mean_interval([100 * best_val(value) for value in values.values()])[0] if values else None
+    val = mean_interval([100 * value.best_val for value in values.values()])[0] if values else None
     closed, width = _closed(group, ends)
     return {
         "recipe": group.recipe.name,
         "benchmark": group.benchmark,
         "labels": "yes" if "label" in get_task(group.recipe.task).needs else "no",
-        "layer": "/".join(sorted({value["layer"] for value in values.values()})) or None,
+        "layer": "/".join(sorted({value.layer for value in values.values()})) or None,
         "val top-1": _rounded(val, 2),
         "test top-1": _rounded(mean, 2) if group.split == "test" else None,
         "±": _rounded(half, 2),
@@ -329,25 +330,27 @@ def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]
     return notes
 
 
-def _at_edge(value: dict[str, Any]) -> bool:
-    layers = value.get("protocol", {}).get("layers", {})
-    return bool(layers.get(value["layer"], {}).get("at_edge"))
+def _at_edge(value: Scored) -> bool:
+    layers = value.protocol.get("layers", {})
+    return bool(layers.get(value.layer, {}).get("at_edge"))
 
 
-def tags_of_models(cells: Sequence[Cell], results: Sequence[StepResult | Diverged]) -> dict[str, dict[str, str]]:
+def tags_of_models(
+    cells: Sequence[Cell], results: Sequence[StepResult[Scored] | Diverged]
+) -> dict[str, dict[str, str]]:
     """{registered model: tags}: whether it is better than the untrained networks of its place and seed."""
     scored = [(c, r.value) for c, r in zip(cells, results, strict=True) if isinstance(r, StepResult)]
     tags = {}
     for cell, value in scored:
-        if "model" not in value:
+        if value.model is None:
             continue
-        unit, place = f"top-1 on {value.get('split', 'test')}", (cell.place, cell.recipe.training.seed)
+        unit, place = f"top-1 on {value.split}", (cell.place, cell.recipe.training.seed)
         worths = [
-            beside_untrained(other.recipe.task, value["value"], found["value"], value.get("n"), unit, cell.recipe.name)
+            beside_untrained(other.recipe.task, value.value, found.value, value.n, unit, cell.recipe.name)
             for other, found in scored
             if other.recipe.task in UNTRAINED and (other.place, other.recipe.training.seed) == place
         ]
-        tags[value["model"]] = {LEARNED: is_learned(worths), WARNING: "; ".join(warnings_of(worths))}
+        tags[value.model] = {LEARNED: is_learned(worths), WARNING: "; ".join(warnings_of(worths))}
     return tags
 
 

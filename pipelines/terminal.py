@@ -30,6 +30,12 @@ class Planned(Protocol):
     def reused(self) -> bool: ...
 
 
+class Value(Protocol):
+    """What a step left."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
 class Result(Protocol):
     """A finished step as it is shown."""
 
@@ -40,7 +46,7 @@ class Result(Protocol):
     @property
     def reused(self) -> bool: ...
     @property
-    def value(self) -> dict[str, Any]: ...
+    def value(self) -> "Value": ...
 
 
 def error(message: str) -> None:
@@ -120,7 +126,7 @@ def show_plan(plan: Iterable[Planned], as_json: bool = False) -> None:
 
 def show_step(done: str, result: Result, as_json: bool = False) -> None:
     """What a finished step left behind; ``done`` is what it did, such as "pretrained"."""
-    show_facts(result.value, f"{done}{' before, reused' if result.reused else ''}: run {result.run_id}")
+    show_facts(result.value.to_json(), f"{done}{' before, reused' if result.reused else ''}: run {result.run_id}")
     if as_json:
         last_line(step_facts(result))
 
@@ -128,7 +134,7 @@ def show_step(done: str, result: Result, as_json: bool = False) -> None:
 def step_facts(result: Result) -> dict[str, Any]:
     """A finished step for machines."""
     facts = {"run_id": result.run_id, "fingerprint": result.fingerprint, "reused": result.reused}
-    return facts | {"value": result.value}
+    return facts | {"value": result.value.to_json()}
 
 
 class Watch:

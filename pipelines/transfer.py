@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import ray
+from pydantic import Field
 
 from components.config import DataConfig, ProbeConfig, Recipe
 from components.data.labels import check_labels_seen
@@ -16,18 +16,20 @@ from components.transfer.features import probed_layers
 from components.transfer.protocol import UNTESTED, run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
-from pipelines.prepare import data_of, labels_of, open_split, prepare_step
+from pipelines.data.opening import open_split
+from pipelines.data.prepared import DataPlace, Prepared, place_of
+from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipe_checks import data_name, has_labels
 from pipelines.session import Session
 from pipelines.steps import scheduling
 from pipelines.steps.ray_payload import Files, on_one_device, own_device, packed, unpacked
 from pipelines.steps.ray_tasks import result_of
-from pipelines.steps.step import Planned, Step
-from pipelines.steps.workflow import StepResult, StepRun
+from pipelines.steps.results import Json, Results, StepResult, StepValue
+from pipelines.steps.step import Planned, Step, StepRun
+from pipelines.training.job import Pretrained
 
 VERSION = 2  # the probe's grid of penalties is widened where its end is best
-Value = dict[str, Any]
 ABOUT = (
     "Encoders pretrained without labels on {source}. The alias `best` is on the highest score on the validation split. "
     "The files, `config.json` and `encoder.safetensors`, need no pickle; to score one: "
@@ -36,12 +38,31 @@ ABOUT = (
 _REGISTERING = threading.Lock()  # steps run side by side, and the best is found by comparing
 
 
-def transfer(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> StepResult:
+class Scored(StepValue):
+    """A `components.transfer.protocol.Score` as it is kept. Those of the first version say neither split nor n."""
+
+    benchmark: str = ""
+    value: float = Field(description="the score on `split`, of the layer that was best on validation")
+    metric: str = "top1"
+    split: str = "test"
+    n: int | None = Field(None, description="samples that `value` is a mean over")
+    layer: str = ""
+    layers: dict[str, float] = Field(default_factory=dict, description="the validation score of every layer")
+    protocol: Json = Field(default_factory=dict)
+    model: str | None = Field(None, description="the registered model that the encoder became")
+
+    @property
+    def best_val(self) -> float:
+        """The validation score of the layer that was chosen by it."""
+        return self.layers[self.layer]
+
+
+def transfer(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> StepResult[Scored]:
     """Score an encoder: a folder, ``s3://``, ``models:/NAME@best`` or ``runs:/ID/encoder``.
 
     Raises UserError for data without labels, OutsideError for an encoder that is not there.
     """
-    return scheduling.run([_external_step(encoder, benchmark, data, session)], session, "transfer")[0]
+    return scheduling.run(_external_step(encoder, benchmark, data, session), session, "transfer")
 
 
 def plan(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> list[Planned]:
@@ -49,50 +70,50 @@ def plan(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Sessio
     return scheduling.plan([_external_step(encoder, benchmark, data, session)], session)
 
 
-def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
-    """The step that scores a recipe's encoder on a benchmark.
-
-    Its value is the score (`components.transfer.protocol.Score`) as JSON; it is logged at the encoder's model too.
-    """
+def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step[Scored]:
+    """The step that scores a recipe's encoder on a benchmark; the score is logged at the encoder's model too."""
     trained, data = _inputs(recipe, benchmark, ("val", "test"))
 
-    def body(run: StepRun, inputs: tuple[StepResult, ...]) -> Value:
-        value = _score(run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size)
-        return value | _publish(run, inputs[0], inputs[1], recipe, benchmark, value)
+    def body(run: StepRun, done: Results) -> Scored:
+        value = _score(run, done[data].value, done[trained].value.encoder, benchmark, recipe.data.size)
+        return _published(run, done[trained], done[data].value, recipe, benchmark, value)
 
     return Step(
         name="transfer",
         label=f"{benchmark.name}: {recipe.name}, seed {recipe.training.seed}",
         version=VERSION,
         config={"benchmark": benchmark.model_dump(mode="json"), "size": recipe.data.size},
+        value=Scored,
         body=body,
         inputs=(trained, data),
     )
 
 
-def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step:
+def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step[Scored]:
     """As `transfer_step`, without the test split: for whoever still chooses. The value's ``split`` is ``val``."""
+    trained, data = _inputs(recipe, benchmark, ("val",))
     return Step(
         name="validate",
         label=f"{benchmark.name} on val: {recipe.name}, seed {recipe.training.seed}",
         version=VERSION,
         config={"benchmark": benchmark.model_dump(mode="json"), "size": recipe.data.size},
-        body=lambda run, inputs: _score(
-            run, inputs[-1], inputs[0].value["encoder"], benchmark, recipe.data.size, unseen="test"
+        value=Scored,
+        body=lambda run, done: _score(
+            run, done[data].value, done[trained].value.encoder, benchmark, recipe.data.size, unseen="test"
         ),
-        inputs=_inputs(recipe, benchmark, ("val",)),
+        inputs=(trained, data),
     )
 
 
-def _inputs(recipe: Recipe, benchmark: ProbeConfig, splits: Sequence[str]) -> tuple[Step, Step]:
+def _inputs(recipe: Recipe, benchmark: ProbeConfig, splits: Sequence[str]) -> tuple[Step[Pretrained], Step[Prepared]]:
     """The training, and the data to be scored on; the training does not begin before that is known to have labels, and
     such as occur in its training split."""
     check_labelled(benchmark, recipe.scored)
     data = prepare_step(recipe.scored)
 
-    def check(done: Sequence[StepResult]) -> None:
-        check_prepared(benchmark, recipe.scored, done[0])
-        check_labels_seen(done[0].value.get("unseen", {}), splits)
+    def check(done: Results) -> None:
+        check_prepared(benchmark, recipe.scored, done[data].value)
+        check_labels_seen(done[data].value.unseen, splits)
 
     return replace(pretrain_step(recipe), after=(data,), ready=check), data
 
@@ -103,9 +124,9 @@ def check_labelled(benchmark: ProbeConfig, data: DataConfig) -> None:
         raise _unlabelled(benchmark, data)
 
 
-def check_prepared(benchmark: ProbeConfig, data: DataConfig, prepared: StepResult) -> None:
+def check_prepared(benchmark: ProbeConfig, data: DataConfig, prepared: Prepared) -> None:
     """As `check_labelled`, of shards of others, of which nobody knew before they were looked into."""
-    if not labels_of(prepared.value):
+    if not prepared.label_classes:
         raise _unlabelled(benchmark, data)
 
 
@@ -116,102 +137,97 @@ def _unlabelled(benchmark: ProbeConfig, data: DataConfig) -> UserError:
     )
 
 
-def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step:
+def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step[Scored]:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
     folder = open_tracker(session.home, session.tracking_uri).fetch_encoder(encoder, session.folder("cache"))
     check_labelled(benchmark, data)
     probed_layers(load_encoder(folder), benchmark)  # says now, in one line, what does not fit
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    prepared = prepare_step(data)
     return Step(
         name="transfer",
         label=f"{benchmark.name}: {encoder}",
         version=VERSION,
         config={"benchmark": benchmark.model_dump(mode="json"), "size": data.size, "encoder": digests},
-        body=lambda run, inputs: _score(run, inputs[-1], str(folder), benchmark, data.size),
-        inputs=(prepare_step(data),),
+        value=Scored,
+        body=lambda run, done: _score(run, done[prepared].value, str(folder), benchmark, data.size),
+        inputs=(prepared,),
         params={"encoder": encoder, "benchmark": benchmark.model_dump(mode="json")},
     )
 
 
 def _score(
-    run: StepRun, prepared: StepResult, encoder: str, benchmark: ProbeConfig, size: int, unseen: str | None = None
-) -> Value:
+    run: StepRun, prepared: Prepared, encoder: str, benchmark: ProbeConfig, size: int, unseen: str | None = None
+) -> Scored:
     """Run the benchmark where there is a free core or GPU, without the split ``unseen``; store the protocol too."""
-    if not labels_of(prepared.value):
+    if not prepared.label_classes:
         raise UserError(f"benchmark {benchmark.name!r} needs labels, and the data has none: use a labelled source")
-    session = run.workflow.session
+    session = run.session
     folder = run.tracker.fetch_encoder(encoder, session.folder("cache"))
     files = packed(folder, (CONFIG_FILE, WEIGHTS_FILE))
-    data = data_of(prepared, size, session)
-    splits = [split for split in prepared.value["samples"] if split != unseen]
-    check_labels_seen(prepared.value.get("unseen", {}), splits)
+    data = place_of(prepared, size, str(session.folder("cache")))
+    splits = [split for split in prepared.samples if split != unseen]
+    check_labels_seen(prepared.unseen, splits)
     task = on_one_device(_run, session)
-    value: Value = result_of(task.remote(files, data, splits, benchmark.model_dump()))
-    for split, share in value["protocol"].get("unseen", {}).items():
-        run.workflow.say(
-            f"{share:.1%} of the {split} samples are of classes that training has none of: scored as wrong"
-        )
-    run.tracker.log_dict(run.run_id, value, "score.json")
+    value = Scored.from_json(result_of(task.remote(files, data, splits, benchmark)))
+    for split, share in value.protocol.get("unseen", {}).items():
+        run.say(f"{share:.1%} of the {split} samples are of classes that training has none of: scored as wrong")
+    run.tracker.log_dict(run.run_id, value.to_json(), "score.json")
     run.log_metrics(_metrics(value))
     run.tracker.describe(run.run_id, f"{_story(value)}\n\nThe protocol is in `score.json`.")
     return value
 
 
 @ray.remote(max_retries=3)
-def _run(files: Files, data: Value, names: list[str], benchmark: Value) -> Value:
+def _run(files: Files, data: DataPlace, names: list[str], benchmark: ProbeConfig) -> Json:
     """Load the encoder, run the benchmark, return the score as JSON."""
     on = own_device()
     with unpacked(files) as folder:
         encoder = load_encoder(folder)
     splits = {name: open_split(data, name, ("image", "label")) for name in names}
-    score = run_benchmark(ProbeConfig.model_validate(benchmark), encoder, splits, on)
+    score = run_benchmark(benchmark, encoder, splits, on)
     return score.model_dump(mode="json")
 
 
-def _metrics(value: Value) -> dict[str, float]:
-    layers = {f"val/{layer}": top1 for layer, top1 in value["layers"].items()}
-    return layers | {"val/top1": best_val(value), f"{value['split']}/top1": value["value"]}
+def _metrics(value: Scored) -> dict[str, float]:
+    layers = {f"val/{layer}": top1 for layer, top1 in value.layers.items()}
+    return layers | {"val/top1": value.best_val, f"{value.split}/top1": value.value}
 
 
-def _story(value: Value) -> str:
+def _story(value: Scored) -> str:
     """The score in one sentence."""
-    if split_of(value) == "val":
-        scores = f"{best_val(value):.1%} on val"
-        return f"{value['benchmark']}: top-1 {scores}, from layer {value['layer']}; {UNTESTED}"
-    scores = f"{best_val(value):.1%} on val, {value['value']:.1%} on test"
-    return f"{value['benchmark']}: top-1 {scores}, from layer {value['layer']}"
+    if value.split == "val":
+        scores = f"{value.best_val:.1%} on val"
+        return f"{value.benchmark}: top-1 {scores}, from layer {value.layer}; {UNTESTED}"
+    scores = f"{value.best_val:.1%} on val, {value.value:.1%} on test"
+    return f"{value.benchmark}: top-1 {scores}, from layer {value.layer}"
 
 
-def split_of(value: Value) -> str:
-    """What a score was measured on: ``test``, or ``val`` where there is no test split."""
-    return str(value.get("split", "test"))
-
-
-def best_val(value: Value) -> float:
-    """The validation score of the layer that was chosen by it."""
-    return float(value["layers"][value["layer"]])
-
-
-def _publish(
-    run: StepRun, trained: StepResult, scored: StepResult, recipe: Recipe, benchmark: ProbeConfig, value: Value
-) -> Value:
-    """Put the score on the encoder's model; register what was learned without labels, the highest as `best`."""
-    model_id = trained.value["model_id"]
+def _published(
+    run: StepRun,
+    trained: StepResult[Pretrained],
+    scored_on: Prepared,
+    recipe: Recipe,
+    benchmark: ProbeConfig,
+    value: Scored,
+) -> Scored:
+    """The score, put on the encoder's model; what was learned without labels is registered, the highest as `best`."""
+    model_id = trained.value.model_id
     name, metric = f"genoise-{recipe.data.source}", benchmark.name
     if recipe.score_on:  # scores on other images are another measure, and their best another model
-        name, metric = f"{name}-on-{recipe.score_on.source}", f"{metric} on {scored.value['index'][:8]}"
+        name, metric = f"{name}-on-{recipe.score_on.source}", f"{metric} on {scored_on.index[:8]}"
     scores = {f"{metric}/{key}": number for key, number in _metrics(value).items()}
     run.tracker.log_metrics(trained.run_id, scores, model_id=model_id)
     task = get_task(recipe.task)
     if not task.players or "label" in task.needs:
-        return {}
+        return value
     with _REGISTERING:
         version, _ = run.tracker.register_encoder(
             name,
             model_id,
             f"{metric}/val/top1",
-            best_val(value),
+            value.best_val,
             description=f"{recipe.name}, seed {recipe.training.seed}: {recipe.summary}\n\n{_story(value)}",
             about=ABOUT.format(name=name, source=recipe.data.source),
         )
-    return {"model": f"models:/{name}/{version}"}
+    return Scored.from_json(value.to_json() | {"model": f"models:/{name}/{version}"})

@@ -149,7 +149,7 @@ def transfer(
         terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session), json_)
     else:
         scored = pipeline.transfer(encoder, places.benchmark, places.data, session)
-        if scored.value.get("split") == "val":
+        if scored.value.split == "val":
             from components.transfer.protocol import UNTESTED
 
             terminal.note(UNTESTED)

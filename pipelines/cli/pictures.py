@@ -61,10 +61,8 @@ def measure(
         return
     result = pipeline.measure(wanted, session)
     before = " before, reused" if result.reused else ""
-    terminal.show_rows(
-        pipeline.rows(result.value), f"measured on {result.value['n']} samples{before}: run {result.run_id}"
-    )
-    for warning in result.value["warnings"]:
+    terminal.show_rows(result.value.rows, f"measured on {result.value.n} samples{before}: run {result.run_id}")
+    for warning in result.value.warnings:
         terminal.note(warning)
     if json_:
         terminal.last_line(terminal.step_facts(result))

@@ -16,7 +16,7 @@ from components.data.images import BrokenImage, decode_full, decode_map
 from components.data.shards import Index
 from components.data.sources.base import UNKNOWN
 from components.errors import UserError, unknown
-from pipelines.prepare import fetcher, read_index_at
+from pipelines.data.opening import fetcher, read_index_at
 
 UInt8 = NDArray[np.uint8]
 Colour = tuple[int, int, int]

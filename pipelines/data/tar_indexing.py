@@ -17,8 +17,8 @@ from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Cache, Storage
 from pipelines.steps.ray_tasks import in_parallel
+from pipelines.steps.step import StepRun
 from pipelines.steps.worker_log import Progress
-from pipelines.steps.workflow import StepRun
 
 RULES = 3  # changes with whatever makes another index of the same tars
 NAMED = 5  # tars named in a line
@@ -54,7 +54,7 @@ def _tars(url: str) -> tuple[dict[str, int], list[str]]:
 
 def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
     """The index of the tars at ``url``, and its file: beside them, or in the home where they cannot be written to."""
-    session = run.workflow.session
+    session = run.session
     tars, others = _tars(url)
     connect(session.address)
     facts: list[TarFacts] = []
@@ -65,9 +65,9 @@ def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
     index = index_of(facts, config, url)
     file = _keep(index, Storage(url), Storage(str(session.folder("data"))))
     run.output(file)
-    run.workflow.say(f"{len(tars)} tars of others: the fields are {_shown(index)}; the index is {file}")
+    run.say(f"{len(tars)} tars of others: the fields are {_shown(index)}; the index is {file}")
     for line in _notes(facts, index, others):
-        run.workflow.say(line)
+        run.say(line)
     return index, file
 
 

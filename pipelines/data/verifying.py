@@ -13,7 +13,7 @@ from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Storage, absolute, is_remote
 from pipelines import terminal
-from pipelines.prepare import read_index_at
+from pipelines.data.opening import read_index_at
 from pipelines.session import Session
 from pipelines.steps.ray_tasks import in_parallel
 

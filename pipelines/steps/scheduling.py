@@ -3,7 +3,8 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from typing import Any
 
 from components.errors import Diverged, UserError
 from infra import ending, machine
@@ -11,29 +12,27 @@ from infra.errors import Interrupted
 from infra.tracking import open_tracker
 from pipelines import terminal
 from pipelines.session import Session
+from pipelines.steps.results import Finished, Results, StepResult, V
 from pipelines.steps.step import Planned, Step, in_order
 from pipelines.steps.worker_log import Progress
-from pipelines.steps.workflow import StepResult, Workflow, find_step
+from pipelines.steps.workflow import Workflow
 
 POLL_S = 0.2
 
-Report = Callable[[Workflow, list[StepResult | Diverged]], None]
+Report = Callable[[Workflow, list[StepResult[V] | Diverged]], None]
 
 
-def plan(steps: Sequence[Step], session: Session) -> list[Planned]:
+def plan(steps: Sequence[Step[Any]], session: Session) -> list[Planned]:
     """What `run` would do. Nothing is written, not even a database."""
     session.check_home()
-    check_room(steps, session)
-    tracker = open_tracker(session.home, session.tracking_uri)
-    known = tracker.exists()
-
-    def reused(step: Step) -> bool:
-        return known and find_step(tracker, step.name, step.label, step.fingerprint) is not None
-
-    return [Planned(step.name, step.label, step.fingerprint, reused(step)) for step in in_order(steps)]
+    finished = Finished(open_tracker(session.home, session.tracking_uri))
+    check_room(steps, session, finished)
+    return [
+        Planned(step.name, step.label, step.fingerprint, finished.find(step) is not None) for step in in_order(steps)
+    ]
 
 
-def check_room(steps: Sequence[Step], session: Session) -> None:
+def check_room(steps: Sequence[Step[Any]], session: Session, finished: Finished) -> None:
     """Raise UserError where a step that is not finished has more workers than this machine has cores for.
 
     Only where Ray is this machine's own; what a cluster has is known, and said, when it is reached.
@@ -42,7 +41,7 @@ def check_room(steps: Sequence[Step], session: Session) -> None:
         return
     there = machine.cores()
     for step in in_order(steps):
-        if step.cores > there and not _is_finished(step, session):
+        if step.cores > there and not finished.find(step):
             fit = there // step.cpus
             todo = f"training.workers={fit} fits" if fit else f"training.cpus={there} with one worker fits"
             raise UserError(
@@ -51,77 +50,59 @@ def check_room(steps: Sequence[Step], session: Session) -> None:
             )
 
 
-def _is_finished(step: Step, session: Session) -> bool:
-    session.check_home()
-    tracker = open_tracker(session.home, session.tracking_uri)
-    return tracker.exists() and find_step(tracker, step.name, step.label, step.fingerprint) is not None
-
-
-def run(steps: Sequence[Step], session: Session, name: str) -> list[StepResult]:
-    """Run what is not finished, side by side where the cores allow it; results in the order of ``steps``.
+def run(step: Step[V], session: Session, name: str) -> StepResult[V]:
+    """Run what is not finished of a step and all that it consumes, side by side where the cores allow it.
 
     When a step fails, those that do not need it are finished first; then its error is raised.
     """
-    check_room(steps, session)
-    with _workflow(name, session) as (workflow, watch):
-        futures = _submit(in_order(steps), workflow, watch)
-        return [futures[step.fingerprint].result() for step in steps]
+    with _workflow([step], name, session) as (workflow, watch):
+        futures = _submit(in_order([step]), workflow, watch)
+        return futures[step.fingerprint].result()
 
 
-def run_and_report(steps: Sequence[Step], session: Session, name: str, report: Report) -> None:
-    """As `run`; a training that diverged, and what needs it, is a result among the others.
+def run_and_report(steps: Sequence[Step[V]], session: Session, name: str, report: Report[V]) -> None:
+    """As `run`, of several steps; a training that diverged, and what needs it, is a result among the others.
 
-    ``report`` is called with the workflow and the results before the workflow ends, to add to its run.
+    ``report`` is called with the workflow and the results, in the order of ``steps``, before the workflow ends, to add
+    to its run.
     """
-    check_room(steps, session)
-    with _workflow(name, session) as (workflow, watch):
+    with _workflow(steps, name, session) as (workflow, watch):
         futures = _submit(in_order(steps), workflow, watch)
         report(workflow, [_result_or_divergence(futures[step.fingerprint]) for step in steps])
 
 
-def perform(step: Step, inputs: tuple[StepResult, ...], workflow: Workflow, parent: str | None = None) -> StepResult:
-    """Run or reuse one step within a workflow, shown below the run ``parent``; ``inputs`` are the results it needs."""
-    return workflow.step(
-        step.name,
-        step.version,
-        step.config,
-        lambda run: step.body(run, inputs),
-        inputs,
-        step.label,
-        step.params or step.config,
-        parent,
-    )
-
-
 @contextmanager
-def _workflow(name: str, session: Session) -> Iterator[tuple[Workflow, terminal.Watch]]:
+def _workflow(steps: Sequence[Step[Any]], name: str, session: Session) -> Iterator[tuple[Workflow, terminal.Watch]]:
+    session.check_home()
+    finished = Finished(open_tracker(session.home, session.tracking_uri))
+    check_room(steps, session, finished)
     with (
         terminal.Watch(session.quiet) as watch,
-        Workflow(name, session, say=watch.say, watch=_shown_by(watch)) as workflow,
+        Workflow(name, session, finished, watch.say, _shown_by(watch)) as workflow,
     ):
         yield workflow, watch
 
 
-def _result_or_divergence(future: Future[StepResult]) -> StepResult | Diverged:
+def _result_or_divergence(future: Future[StepResult[Any]]) -> StepResult[Any] | Diverged:
     try:
         return future.result()
     except Diverged as error:
         return error
 
 
-def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) -> dict[str, Future[StepResult]]:
+def _submit(
+    ordered: Sequence[Step[Any]], workflow: Workflow, watch: terminal.Watch
+) -> dict[str, Future[StepResult[Any]]]:
     """Run the steps, inputs first in ``ordered``; returns when all have ended, well or not."""
     cores = Cores(workflow.session, max(step.cores for step in ordered))
-    futures: dict[str, Future[StepResult]] = {}
+    futures: dict[str, Future[StepResult[Any]]] = {}
 
-    def execute(place: int, step: Step) -> StepResult:
-        inputs = tuple(futures[other.fingerprint].result() for other in step.inputs)
-        before = tuple(futures[other.fingerprint].result() for other in step.after)
+    def execute(place: int, step: Step[Any]) -> StepResult[Any]:
+        inputs = Results(futures[other.fingerprint].result() for other in step.inputs)
+        before = Results(futures[other.fingerprint].result() for other in step.after)
         if step.ready:
             step.ready(before)
-        finished = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
-        with nullcontext() if finished else cores.lend(step.cores, place):
-            result = perform(step, inputs, workflow)
+        result = workflow.perform(step, inputs, lambda: cores.lend(step.cores, place))
         watch.finish(result.run_id, step.label, "reused" if result.reused else "done")
         return result
 
@@ -150,7 +131,7 @@ def _submit(ordered: Sequence[Step], workflow: Workflow, watch: terminal.Watch) 
     return futures
 
 
-def _kept(futures: Iterable[Future[StepResult]]) -> list[str]:
+def _kept(futures: Iterable[Future[StepResult[Any]]]) -> list[str]:
     """What the steps that were interrupted say of what they keep."""
     errors = [future.exception() for future in futures if not future.cancelled()]
     return list(dict.fromkeys(str(error) for error in errors if isinstance(error, Interrupted) and str(error)))

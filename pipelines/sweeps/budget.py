@@ -15,7 +15,7 @@ from components.data.order import Plan
 from components.engine import Engine
 from components.errors import UserError
 from components.tasks.base import Batch, Task, resolve_weights
-from pipelines.prepare import expected_samples
+from pipelines.data.raw_data import expected_samples
 from pipelines.training.worker import make_task
 
 Unit = Literal["core-seconds", "images"]

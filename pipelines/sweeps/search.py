@@ -8,8 +8,9 @@ from typing import Literal
 
 from infra import ending
 from infra.errors import OutsideError
+from pipelines.steps.step import StepRun
 from pipelines.steps.worker_log import Progress
-from pipelines.steps.workflow import KIND, StepRun
+from pipelines.steps.workflow import KIND
 from pipelines.sweeps.budget import Cost
 from pipelines.sweeps.config import Sweep, probe_steps, terms_of
 from pipelines.sweeps.probe_exchange import Desk
@@ -207,7 +208,7 @@ class Search:
         point = ", ".join(f"{key} {value}" for key, value in record.proposal.point.items())
         name = f"{record.proposal.name} ({point})" if point else record.proposal.name
         said = [values or f"{record.state}: {record.why or 'has none of the objectives'}", *lines]
-        self.step_run.workflow.say(f"{name}: {'; '.join(said)}")
+        self.step_run.say(f"{name}: {'; '.join(said)}")
 
 
 def _published(sweep: Sweep) -> dict[str, float]:

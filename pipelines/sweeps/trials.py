@@ -17,14 +17,14 @@ from components.pictures.measure import MeasureConfig
 from components.tasks.base import get_task, makes_pictures
 from components.transfer.protocol import Estimate, gap_closed
 from infra.errors import OutsideError
+from pipelines.data.prepared import Prepared
 from pipelines.measure import measure_step
 from pipelines.picture_requests import Measurement
-from pipelines.prepare import labels_of
 from pipelines.pretrain import checkpoints_url, pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
-from pipelines.steps.scheduling import perform
-from pipelines.steps.step import Step, in_order
-from pipelines.steps.workflow import StepResult, StepRun, Workflow
+from pipelines.steps.results import Results, StepResult, V
+from pipelines.steps.step import Step, StepRun, in_order
+from pipelines.steps.workflow import Workflow
 from pipelines.sweeps.config import terms_of
 from pipelines.sweeps.objectives import COST, PICTURES, UNIVERSAL, Objective
 from pipelines.sweeps.probe_exchange import Desk, TrialJudge
@@ -32,8 +32,9 @@ from pipelines.sweeps.records import PUBLISHED, RESCALED, Probe, Proposal, Recor
 from pipelines.sweeps.space import Point, apply
 from pipelines.table import beside
 from pipelines.training.checkpoints import LIST, Checkpoints
-from pipelines.training.worker import PROBE_SAMPLES
-from pipelines.transfer import best_val, validation_step
+from pipelines.training.hooks import PROBE_SAMPLES, PROBES_FILE
+from pipelines.training.job import Pretrained, ProbeScore
+from pipelines.transfer import validation_step
 
 LUCK = 2.0  # standard deviations by which a probe may be above chance without having learned anything
 
@@ -57,9 +58,9 @@ def own_point(point: Point, base: Recipe) -> Point:
     }
 
 
-def scored(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def scored(probes: Sequence[ProbeScore]) -> list[Probe]:
     """The probes that measured something: without labels none does."""
-    return [probe for probe in probes if probe["score"] is not None]
+    return [(probe.step, probe.score) for probe in probes if probe.score is not None]
 
 
 def measurable(objectives: Sequence[Objective], recipe: Recipe) -> list[Objective]:
@@ -92,14 +93,14 @@ class Steps:
 
     def __init__(self, workflow: Workflow) -> None:
         self.workflow = workflow
-        self.done: dict[str, StepResult] = {}
+        self.done: dict[str, StepResult[Any]] = {}
 
-    def result(self, step: Step, parent: str) -> StepResult:
+    def result(self, step: Step[V], parent: str) -> StepResult[V]:
         """Run or reuse a step and all that it consumes, shown below the run ``parent``."""
         for each in in_order([step]):
             if each.fingerprint not in self.done:
-                inputs = tuple(self.done[other.fingerprint] for other in each.inputs)
-                self.done[each.fingerprint] = perform(each, inputs, self.workflow, parent)
+                inputs = Results(self.done[other.fingerprint] for other in each.inputs)
+                self.done[each.fingerprint] = self.workflow.perform(each, inputs, parent=parent)
         return self.done[step.fingerprint]
 
 
@@ -127,14 +128,14 @@ class Trials:
         bases: Sequence[Recipe],
         objectives: Sequence[Objective],
         desk: Desk,
-        prepared: StepResult,
+        prepared: Prepared,
         yardsticks: Yardsticks | None,
     ) -> None:
         """``yardsticks``: of a universal sweep, whose trials train every one of the ``bases``."""
         self.step_run, self.bases, self.objectives, self.desk = run, bases, objectives, desk
         self.yardsticks = yardsticks
-        self.floor = collapse_floor(labels_of(prepared.value))
-        self.samples: int = prepared.value["samples"]["train"]
+        self.floor = collapse_floor(prepared.label_classes)
+        self.samples = prepared.samples["train"]
         self.steps = Steps(run.workflow)
         self._mutex = threading.Lock()
 
@@ -172,31 +173,31 @@ class Trials:
         }
         new = step.fingerprint not in paid
         cores = training.workers * training.cpus if new else 0
-        images = self._images(proposal, recipe, trained.value["steps"]) if new else 0
+        images = self._images(proposal, recipe, trained.value.steps) if new else 0
         paid.add(step.fingerprint)
         return replace(
             record,
             scores=record.scores | ({base.name: scores[UNIVERSAL]} if self.yardsticks else scores),
-            probes=[(int(probe["step"]), float(probe["score"])) for probe in scored(trained.value["probes"])],
-            core_seconds=record.core_seconds + trained.value["seconds"] * cores,
+            probes=scored(trained.value.probes),
+            core_seconds=record.core_seconds + trained.value.seconds * cores,
             images=record.images + images,
         )
 
-    def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult, parent: str) -> float:
+    def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult[Pretrained], parent: str) -> float:
         """The value of one objective; of a universal sweep, the score that goes into it."""
         training = recipe.training
         if objective.name == COST:
-            return float(trained.value["seconds"] * training.workers * training.cpus)
+            return float(trained.value.seconds * training.workers * training.cpus)
         if objective.name in PICTURES:
             return self._of_pictures(objective, trained, parent)
         benchmark = recipe.benchmarks[0] if objective.name == UNIVERSAL else objective.name
-        return best_val(self.steps.result(validation_step(recipe, load_benchmark(benchmark)), parent).value)
+        return self.steps.result(validation_step(recipe, load_benchmark(benchmark)), parent).value.best_val
 
-    def _of_pictures(self, objective: Objective, trained: StepResult, parent: str) -> float:
+    def _of_pictures(self, objective: Objective, trained: StepResult[Pretrained], parent: str) -> float:
         """A figure of the pictures that the trained task makes of the validation split."""
         wanted = Measurement(f"runs:/{trained.run_id}", MeasureConfig(split="val"))
-        step = measure_step(wanted, self.step_run.workflow.session)
-        found = self.steps.result(step, parent).value["values"].get("prediction", {})
+        step = measure_step(wanted, self.step_run.session)
+        found = self.steps.result(step, parent).value.values.get("prediction", {})
         if objective.metric not in found:
             raise UserError(f"objective {objective.name!r}: the task's pictures have {', '.join(found) or 'no truth'}")
         return float(found[objective.metric])
@@ -237,14 +238,14 @@ class Trials:
             return []
         with tempfile.TemporaryDirectory() as into:
             _, checkpoint = Checkpoints(checkpoints_url(recipe, folder)).newest(Path(into)) or (0, None)
-            if checkpoint is None or not (checkpoint / "probes.json").exists():
+            if checkpoint is None or not (checkpoint / PROBES_FILE).exists():
                 return []
-            known = json.loads((checkpoint / "probes.json").read_text())
-        return [(int(probe["step"]), float(probe["score"])) for probe in scored(known)]
+            known = json.loads((checkpoint / PROBES_FILE).read_text())
+        return scored([ProbeScore.from_json(probe) for probe in known])
 
     def folder(self, recipe: Recipe) -> Path:
         """Where the training of a recipe works."""
-        return self.step_run.workflow.session.run_folder(pretrain_step(recipe).fingerprint)
+        return self.step_run.session.run_folder(pretrain_step(recipe).fingerprint)
 
     def start_from(self, proposal: Proposal, donor: Proposal) -> None:
         """Give a trial the newest checkpoint of another: the state of a training whose weights were the same so far."""

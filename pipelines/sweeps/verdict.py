@@ -91,7 +91,7 @@ def scores_on_test(
 
     def score(recipe: Recipe) -> float | None:
         try:
-            return float(steps.result(transfer_step(recipe, load_benchmark(benchmark)), parent).value["value"])
+            return float(steps.result(transfer_step(recipe, load_benchmark(benchmark)), parent).value.value)
         except Diverged:
             return None
 

@@ -8,7 +8,7 @@ from components.config import Recipe
 from pipelines.pretrain import pretrain_step
 from pipelines.recipe_checks import data_name
 from pipelines.recipes import write_recipe
-from pipelines.steps.workflow import Workflow, find_step
+from pipelines.steps.workflow import Workflow
 from pipelines.sweeps.config import Sweep
 from pipelines.sweeps.records import Proposal, Record
 from pipelines.sweeps.space import apply
@@ -47,14 +47,14 @@ def register_winner(wanted: Sweep, winner: Record, said: Sequence[str], learned:
     if wanted.universal:
         return None  # several encoders, none of them the winner
     step = pretrain_step(winner_recipe(wanted, wanted.recipes[0], winner.proposal))
-    trained = find_step(workflow.tracker, step.name, step.label, step.fingerprint)
+    trained = workflow.finished.find(step)
     assert trained is not None, "the winner's training has finished"
     first = wanted.objectives[0]
     on = wanted.recipes[0].score_on  # scores on other data are another measure
     name = f"genoise-sweep-{wanted.name}"
     version, _ = workflow.tracker.register_encoder(
         name,
-        trained.value["model_id"],
+        trained.value.model_id,
         f"{first.name} on {data_name(on)}/val" if on else f"{first.name}/val",
         first.sign * winner.values[first.name],
         description="\n\n".join([f"{winner.proposal.name}: {json.dumps(winner.proposal.point)}", *said]),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,8 @@ from components.data.scramble import Int64, make_key
 from components.errors import UserError
 from components.parallel import World
 from components.tasks.base import Batch
-from pipelines.prepare import open_index, open_split
+from pipelines.data.opening import open_split, read_index_file
+from pipelines.data.prepared import DataPlace
 
 STREAMS = ("other", "another")  # of the second domain; of the same images once more
 
@@ -27,15 +27,15 @@ class Streams:
     others: Mapping[str, ShardedDataset] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, data: dict[str, Any], split: str, needs: Sequence[str]) -> "Streams":
-        """The streams that ``needs`` names; ``data`` as for `open_split`.
+    def open(cls, data: DataPlace, split: str, needs: Sequence[str]) -> "Streams":
+        """The streams that ``needs`` names.
 
         Raises UserError for a field, or a second domain, that the data lacks.
         """
         own = open_split(data, split, [name for name in needs if name not in STREAMS])
         others = {"another": own} if "another" in needs else {}
         if "other" in needs:
-            if f"other_{split}" not in open_index(data).splits:
+            if f"other_{split}" not in read_index_file(data.index_file).splits:
                 raise UserError(
                     "the task needs images of two domains, and the data has one: prepare them with the source unpaired"
                 )

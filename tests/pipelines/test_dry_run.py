@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from components.data import cache
-from pipelines import prepare
 from pipelines.__main__ import run
+from pipelines.data import raw_data
 from pipelines.session import Session
 
 DATA = ["--set", "data.source=folder", "--set", "data.root={}", "--set", "training.batch=4"]
@@ -62,7 +62,7 @@ def test_a_dry_run_leaves_everything_as_it_is(
     for name in ("GENOISE_HOME", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    prepare._open.cache_clear()
+    raw_data._listed.cache_clear()
     before = snapshot(tmp_path)
     code = run([word.format(archive) for word in command] + ["--home", str(tmp_path / "home"), "--dry-run"])
     assert code == 0, capsys.readouterr().err
@@ -76,7 +76,7 @@ def test_a_dry_run_leaves_a_home_that_is_there_as_it_is(
     for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     shutil.copytree(empty_store, tmp_path / "home")
-    prepare._open.cache_clear()
+    raw_data._listed.cache_clear()
     before = snapshot(tmp_path)
     assert run(["prepare", "folder", "--root", str(archive), "--home", str(tmp_path / "home"), "--dry-run"]) == 0
     assert snapshot(tmp_path) == before
@@ -103,9 +103,9 @@ def test_the_content_of_a_folder_knows_linked_folders_and_any_name(tmp_path: Pat
     outside.mkdir()
     (raw / "caf\udce9.png").write_bytes(b"1")
     (raw / "linked").symlink_to(outside)
-    before = prepare._content(str(raw))
-    prepare._content.cache_clear()
-    assert prepare._content(str(raw)) == before
+    before = raw_data._content(str(raw))
+    raw_data._content.cache_clear()
+    assert raw_data._content(str(raw)) == before
     (outside / "new.png").write_bytes(b"2")
-    prepare._content.cache_clear()
-    assert prepare._content(str(raw)) != before
+    raw_data._content.cache_clear()
+    assert raw_data._content(str(raw)) != before

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import ray
 from PIL import Image
-from tests.pipelines.training.task_files import trained
 
 from components.config import EncoderConfig
 from components.networks.encoder import build_encoder, save_encoder
 from pipelines.__main__ import run
+from tests.pipelines.trained import trained
 
 SMALL = ["--set", "encoder.width=4", "--set", "training.batch=16", "--set", "training.epochs=1"]
 SHAPES = [*SMALL, "--set", "data.samples=64"]

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.pipelines.training.task_files import CLASSES, trained
 
 from components.errors import UserError
 from pipelines.generate import generate, plan
 from pipelines.picture_requests import Wish
 from pipelines.session import Session
 from pipelines.training.task_files import FORMAT, TASK_FILE
+from tests.pipelines.trained import CLASSES, trained
 
 SIZES = {
     "wide.jpg": (50, 16),

@@ -224,7 +224,7 @@ def test_a_full_disk_of_a_worker_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(pretrain, "_trainer", lambda *_: Trainer())
     recipe = load_recipes(["rotation"], [])[0]
     with pytest.raises(OutsideError, match=r"^cannot use /runs/ids.jsonl \(No space left on device\): make room"):
-        pretrain._fit(recipe, {}, cast(Any, None))  # the run is only handed on to the trainer
+        pretrain._fit(recipe, cast(Any, None), cast(Any, None))  # the run is only handed on to the trainer
 
 
 def test_a_worker_that_is_lost_while_its_group_starts_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,16 +246,16 @@ def test_a_worker_that_is_lost_while_its_group_starts_is_replaced(monkeypatch: p
 
     monkeypatch.setattr(pretrain, "_trainer", lambda *_: Trainer())
     faults[:] = [ActorDiedError()] * 2
-    pretrain._fit(recipe, {}, cast(Any, None))
+    pretrain._fit(recipe, cast(Any, None), cast(Any, None))
     assert begun == [2, 1, 0]
 
     faults[:] = [ActorDiedError()] * 3
     with pytest.raises(OutsideError, match="training lost a worker 3 times"):
-        pretrain._fit(recipe, {}, cast(Any, None))
+        pretrain._fit(recipe, cast(Any, None), cast(Any, None))
 
     faults[:] = [ValueError("a fault of the program"), ActorDiedError()]
     with pytest.raises(ray.train.ControllerError):
-        pretrain._fit(recipe, {}, cast(Any, None))
+        pretrain._fit(recipe, cast(Any, None), cast(Any, None))
     assert not faults
 
 

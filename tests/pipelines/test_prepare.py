@@ -18,11 +18,13 @@ from components.errors import UserError
 from infra.errors import OutsideError
 from infra.storage import Storage
 from pipelines import prepare
-from pipelines.data import tar_indexing
+from pipelines.data import raw_data, tar_indexing
+from pipelines.data.opening import open_split, read_index_file
+from pipelines.data.prepared import DataPlace, Prepared, place_of
 from pipelines.data.verifying import verify
 from pipelines.session import Session
 from pipelines.steps.ray_tasks import in_parallel
-from pipelines.steps.workflow import StepResult
+from pipelines.steps.results import StepResult
 from tests.components.data.test_growth import fill, grow, numbers_in, once, sums
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray")]
@@ -42,9 +44,9 @@ def session(home: Path, empty_store: Path) -> Session:
     return Session(home, quiet=True)
 
 
-def run(config: DataConfig, session: Session) -> StepResult:
+def run(config: DataConfig, session: Session) -> StepResult[Prepared]:
     """Prepare as a new process would: what lies in the folder is looked at again."""
-    prepare._content.cache_clear()
+    raw_data._content.cache_clear()
     return prepare.prepare(config, session)
 
 
@@ -57,19 +59,19 @@ def test_it_grows_heals_and_is_verified(tmp_path: Path, session: Session) -> Non
     out = tmp_path / "out"
     config = fill(tmp_path / "raw", *range(50)).model_copy(update={"url": str(out)})
     first = run(config, session).value
-    assert first["samples"] == {"train": 40, "val": 10}
-    old, before = Path(first["index_file"]).read_bytes(), stamps(out)
+    assert first.samples == {"train": 40, "val": 10}
+    old, before = Path(first.index_file).read_bytes(), stamps(out)
     assert run(config, session).reused
 
     fill(tmp_path / "raw", *range(50, 75))
     second = run(config, session)
-    assert not second.reused and second.value["samples"] == {"train": 60, "val": 15}
+    assert not second.reused and second.value.samples == {"train": 60, "val": 15}
     after = stamps(out)
     assert {name: after[name] for name in before} == before and len(after) > len(before)
-    assert Path(first["index_file"]).read_bytes() == old  # a training that began with it goes on with it
-    assert len(prepare.open_split({**first, "size": 8, "cache": str(tmp_path)}, "train", ("image",))) == 40
-    assert len(prepare.open_split({"url": str(out), "size": 8, "cache": str(tmp_path)}, "train", ("image",))) == 60
-    assert numbers_in(out, prepare.open_index(second.value)) == once(75)
+    assert Path(first.index_file).read_bytes() == old  # a training that began with it goes on with it
+    assert len(open_split(place_of(first, 8, str(tmp_path)), "train", ("image",))) == 40
+    assert len(open_split(DataPlace(str(out), f"{out}/index.json", 8, str(tmp_path)), "train", ("image",))) == 60
+    assert numbers_in(out, read_index_file(second.value.index_file)) == once(75)
 
     found = {row["split"]: row for row in verify(str(out), 4, session)["rows"]}
     assert {split: (row["shards"], row["samples"]) for split, row in found.items()} == {
@@ -88,7 +90,7 @@ def test_it_grows_heals_and_is_verified(tmp_path: Path, session: Session) -> Non
     (out / "val-000000.tar").write_bytes(damaged)
     with pytest.raises(UserError, match=r"1 of 8 shards are damaged: val-000000.tar \(.* differs from its sha256"):
         verify(str(out), 4, session)
-    data = prepare.open_split({**first, "size": 8, "cache": str(tmp_path)}, "val", ("image",))
+    data = open_split(place_of(first, 8, str(tmp_path)), "val", ("image",))
     with pytest.raises(UserError, match=r"val-000000.tar differs from its sha256"):
         data.member(0, "image")
 
@@ -122,7 +124,7 @@ def test_one_that_was_cut_off_goes_on(tmp_path: Path, session: Session, monkeypa
     kept = {name: stamp for name, stamp in finished.items() if name != torn}
     assert {name: after[name] for name in kept} == kept
     expected, _ = grow(config, tmp_path / "undisturbed")
-    assert value["index"] == expected.fingerprint() and sums(out) == sums(tmp_path / "undisturbed")
+    assert value.index == expected.fingerprint() and sums(out) == sums(tmp_path / "undisturbed")
 
 
 def test_what_a_preparation_left_that_was_cut_off_is_cleared_away(tmp_path: Path, session: Session) -> None:
@@ -132,7 +134,7 @@ def test_what_a_preparation_left_that_was_cut_off_is_cleared_away(tmp_path: Path
     for path in (out / INDEX_NAME, *out.glob("index-*.json")):
         path.unlink()
     larger = config.model_copy(update={"shard_samples": 10})
-    index = prepare.open_index(run(larger, session).value)
+    index = read_index_file(run(larger, session).value.index_file)
     assert numbers_in(out, index) == once(50)
     listed = {entry.name for entries in index.splits.values() for entry in entries}
     assert {path.name for path in out.glob("*.tar")} == listed
@@ -163,9 +165,9 @@ def test_tars_of_others_get_an_index(tmp_path: Path, session: Session) -> None:
     grow(fill(tmp_path / "raw", *range(40)), place)  # tars without an index: nobody sees that they are our own
     config = DataConfig(source="shards", url=str(place))
     value = run(config, session).value
-    assert value["samples"] == {"train": 32, "val": 8} and value["index_file"].startswith(str(place))
+    assert value.samples == {"train": 32, "val": 8} and value.index_file.startswith(str(place))
     assert run(config, session).reused
-    data = prepare.open_split({**value, "size": 8, "cache": str(tmp_path)}, "train", ("image",))
+    data = open_split(place_of(value, 8, str(tmp_path)), "train", ("image",))
     assert len(data) == 32 and data.member(0, "image")
     with pytest.raises(UserError, match=r"there is neither an index.json nor a tar"):
         run(DataConfig(source="shards", url=str(tmp_path / "raw")), session)
@@ -177,17 +179,17 @@ def test_samples_limit_shards_that_are_there(tmp_path: Path, session: Session) -
     write_index(index, place)
     config = DataConfig(source="shards", url=str(place))
     few = config.model_copy(update={"samples": 15})
-    assert prepare.expected_samples(few) == {"train": 15, "val": 8}
+    assert raw_data.expected_samples(few) == {"train": 15, "val": 8}
     whole = prepare.prepare_step(config)
     assert whole.config == {"url": str(place), "index": index.fingerprint()}  # known by what it was always known by
     assert prepare.prepare_step(config.model_copy(update={"samples": 32})).config == whole.config  # there are no more
     assert prepare.prepare_step(few).config == whole.config | {"limit": 15}
     result = run(few, session)
-    assert result.value["samples"] == {"train": 15, "val": 8}
-    told = prepare.data_of(result, 8, session)
-    train = prepare.open_split(told, "train", ("image",))
+    assert result.value.samples == {"train": 15, "val": 8}
+    told = place_of(result.value, 8, str(session.folder("cache")))
+    train = open_split(told, "train", ("image",))
     assert len(train) == 15 and train.shard_sizes == [10, 5] and train.get(np.arange(15))["image"].shape[0] == 15
-    assert len(prepare.open_split(told, "val", ("image",))) == 8
+    assert len(open_split(told, "val", ("image",))) == 8
     for key, value in {"resize": 16, "encode": "jpeg", "validation": 0.3, "seed": 1, "splits": "classes"}.items():
         with pytest.raises(UserError, match=f"^data.{key}={value}: the shards of .* are there already"):
             prepare.prepare_step(config.model_copy(update={key: value}))
@@ -209,12 +211,12 @@ from infra.errors import OutsideError
 from components.config import DataConfig
 from components.data.planning import plan_shards
 from components.data.sources.base import open_source
-from pipelines.prepare import _build
+from pipelines.data.shard_tasks import build
 config = DataConfig(source="shapes", url=sys.argv[1])
 plan = next(plan_shards(open_source(config), config))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    _build._function(config.model_dump(), "", plan.model_dump(), sys.argv[1], False)
+    build._function(config, "", plan, sys.argv[1], False)
 except OutsideError as error:
     print(error)
 """

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from components.tasks.base import get_task
-from pipelines.prepare import _classes, labels_of
+from pipelines.data.prepared import Prepared, classes_of
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import load_recipe
 from pipelines.steps.step import Step
-from pipelines.training.worker import best_step, measured
+from pipelines.training.job import ProbeScore, best_step, probes_in
 
 
-def step(*settings: str) -> Step:
+def step(*settings: str) -> Step[Any]:
     return pretrain_step(load_recipe("autoencoder", settings))
 
 
@@ -30,14 +30,14 @@ def test_a_new_version_of_a_task_is_another_training(monkeypatch: pytest.MonkeyP
 
 def test_the_step_is_that_of_the_weights_that_are_kept() -> None:
     scored = [{"step": 4, "score": 0.2}, {"step": 8, "score": 0.5}, {"step": 12, "score": 0.5}]
-    assert best_step(scored, 12) == 8
-    assert best_step(measured(scored, labelled=False), 12) == 12
+    assert best_step(probes_in(scored, labelled=True), 12) == 8
+    assert best_step(probes_in(scored, labelled=False), 12) == 12
     assert best_step([], 0) == 0
 
 
 def test_without_labels_no_probe_has_a_score_whatever_an_earlier_version_wrote() -> None:
-    assert measured([{"step": 4, "score": 0.0}], labelled=False) == [{"step": 4, "score": None}]
-    assert measured([{"step": 4, "score": 0.0}], labelled=True) == [{"step": 4, "score": 0.0}]
+    assert probes_in([{"step": 4, "score": 0.0}], labelled=False) == [ProbeScore(step=4, score=None)]
+    assert probes_in([{"step": 4, "score": 0.0}], labelled=True) == [ProbeScore(step=4, score=0.0)]
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,10 @@ def test_classes_are_those_with_a_name_and_labels_those_of_samples(names: Any, f
     from types import SimpleNamespace
 
     index: Any = SimpleNamespace(classes=names, fields=fields)
-    assert _classes(index) == counted and labels_of(_classes(index)) == (counted["labels"] or 0)
-    assert labels_of({"classes": 10}) == 10 and labels_of({"classes": 0}) == 0  # finished before there was `labels`
+    assert classes_of(index) == counted and prepared(**counted).label_classes == (counted["labels"] or 0)
+    assert [prepared(classes=k).label_classes for k in (10, 0)] == [10, 0]  # finished before there was `labels`
+    assert prepared(**counted).says_labels and not prepared(classes=10).says_labels
+
+
+def prepared(**counted: Any) -> Prepared:
+    return Prepared(url="u", index="i", index_file="f", samples={}, **counted)

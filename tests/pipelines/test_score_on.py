@@ -9,12 +9,13 @@ import pytest
 from components.config import ProbeConfig, Recipe
 from components.errors import UserError
 from components.tasks.base import Task, get_task
+from pipelines.data.prepared import Prepared
 from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import comparable, data_at, load_places, load_recipe, write_recipe
 from pipelines.steps import scheduling
+from pipelines.steps.results import StepResult
 from pipelines.steps.step import Step, in_order
-from pipelines.steps.workflow import StepResult
 from pipelines.sweeps.objectives import get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
 from pipelines.sweeps.trials import collapse_floor, measurable, recipes_of
@@ -32,7 +33,7 @@ def unlabelled(tmp_path: Path) -> list[str]:
     return [*TINY, "data.source=folder", f"data.root={pictures(tmp_path / 'plain')}"]
 
 
-def trained_and_scored(step: Step) -> tuple[str, str]:
+def trained_and_scored(step: Step[Any]) -> tuple[str, str]:
     """Fingerprints of the data that a score's encoder is trained on, and of the data that it is scored on."""
     trained, scored = step.inputs
     return trained.inputs[0].fingerprint, scored.fingerprint
@@ -148,15 +149,14 @@ def test_shards_of_others_are_looked_into_before_anything_is_trained(unlabelled:
     assert order.index(scored.fingerprint) < order.index(trained.fingerprint)
     began: list[str] = []
 
-    def perform(name: str, _version: int, _config: Any, _body: Any, _inputs: Any, label: str, *_: Any) -> StepResult:
-        began.append(label)
-        return StepResult(name, label, "f", "run", {"classes": 0}, reused=True)
+    def perform(step: Step[Any], *_: Any) -> StepResult[Prepared]:
+        began.append(step.label)
+        value = Prepared(url="u", index="i", index_file="f", samples={}, classes=0)
+        return StepResult(step.name, step.label, step.fingerprint, "run", value, reused=True)
 
-    workflow: Any = SimpleNamespace(tracker=None, session=None, step=perform)
+    workflow: Any = SimpleNamespace(session=None, perform=perform)
     watch: Any = SimpleNamespace(finish=lambda *_: None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scheduling, "find_step", lambda *_: True)  # so that no core is asked for
-        futures = scheduling._submit(in_order([step]), workflow, watch)
+    futures = scheduling._submit(in_order([step]), workflow, watch)
     with pytest.raises(UserError, match=f"needs labels, and shards {tmp_path}/tars has none"):
         futures[step.fingerprint].result()
     assert sorted(began) == ["open shards", "prepare folder"]

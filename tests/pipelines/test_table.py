@@ -1,5 +1,6 @@
 """The table as data: rows of seeds that finished, and of those that diverged."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,15 +9,15 @@ from components.config import Recipe
 from components.errors import Diverged, UserError
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import check_recipe, load_recipe
-from pipelines.steps.workflow import StepResult
+from pipelines.steps.results import StepResult
 from pipelines.table import Table, _cells, _table, figure, metrics, yardsticks
-from pipelines.transfer import _story
+from pipelines.transfer import Scored, _story
 
 
-def result(top1: float, split: str = "test", n: int = 10_000) -> StepResult:
+def result(top1: float, split: str = "test", n: int = 10_000) -> StepResult[Scored]:
     value: dict[str, Any] = {"benchmark": "linear", "value": top1, "layer": "conv1", "layers": {"conv1": top1}}
     value |= {"split": split, "n": n}
-    return StepResult("transfer", "linear", "f", "run", value, reused=False)
+    return StepResult("transfer", "linear", "f", "run", Scored.from_json(value), reused=False)
 
 
 def make(scores: dict[str, list[float | None]], **measured: Any) -> Table:
@@ -133,9 +134,11 @@ def test_a_gap_within_its_interval_is_no_gap() -> None:
 
 def test_a_penalty_at_the_last_that_was_tried_is_said() -> None:
     cells = _cells([recipe("autoencoder")], 1)
-    results = [result(0.3 + k / 10) for k, _ in enumerate(cells)]
-    for each in results:
-        each.value["protocol"] = {"layers": {"conv1": {"at_edge": each is results[-1]}}}
+    last = len(cells) - 1
+    results = [
+        replace(each, value=each.value.model_copy(update={"protocol": {"layers": {"conv1": {"at_edge": k == last}}}}))
+        for k, each in enumerate(result(0.3 + k / 10) for k, _ in enumerate(cells))
+    ]
     assert next(note for note in _table(cells, results).notes if "penalty" in note).startswith(
         "the best penalty of the probe of autoencoder is the last that was tried"
     )

@@ -16,7 +16,7 @@ from infra.errors import OutsideError
 from infra.tracking import Tracker, open_tracker
 from pipelines.steps.worker_log import Progress, Writer
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NEVER = 3600.0  # seconds until the writer's own thread writes: the tests say when
 
 
@@ -105,6 +105,8 @@ from pathlib import Path
 import numpy as np
 import ray
 from pipelines.session import Session
+from pipelines.steps.results import Results, StepValue
+from pipelines.steps.step import Step
 from pipelines.steps.workflow import Workflow
 
 @ray.remote
@@ -116,17 +118,17 @@ def train(recorder, run_id):
     recorder.warn(run_id, "the discriminator wins")
     recorder.flush()
 
-def body(run):
+def body(run, _):
     ray.get(train.remote(run.recorder, run.run_id))
     deadline = time.monotonic() + 60
     while not (seen and said) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return {}
+    return StepValue()
 
 seen, said = [], []
 watch = lambda run_id, label, progress: seen.append((label, progress.done, progress.total, progress.text))
 with Workflow("job", Session(Path(sys.argv[1])), say=said.append, watch=watch) as workflow:
-    result = workflow.step("train", 1, {}, body, label="train x")
+    result = workflow.perform(Step("train", "train x", 1, {}, StepValue, body), Results())
 print(result.run_id)
 print(seen[-1])
 print(said)

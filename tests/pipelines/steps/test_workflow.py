@@ -19,9 +19,11 @@ from infra.errors import OutsideError
 from infra.tracking import Tracker, open_tracker
 from pipelines.session import Session
 from pipelines.steps.locks import Lock
-from pipelines.steps.workflow import StepResult, StepRun, Workflow, find_step, fingerprint_of
+from pipelines.steps.results import Finished, Results, StepResult, StepValue, fingerprint_of
+from pipelines.steps.step import Step, StepRun
+from pipelines.steps.workflow import Workflow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -47,11 +49,29 @@ class Counted:
         return self.value
 
 
-def once(session: Session, body: Callable[[StepRun], dict[str, Any]], **changes: Any) -> StepResult:
+class Free(StepValue, extra="allow"):
+    """A value of any keys."""
+
+
+Body = Callable[[StepRun], dict[str, Any]]
+
+
+def step_of(name: str, config: dict[str, Any], body: Body, label: str = "", **more: Any) -> Step[Free]:
+    more = {"version": 1, **more}
+    return Step(
+        name=name, label=label or name, config=config, value=Free, body=lambda run, _: Free.from_json(body(run)), **more
+    )
+
+
+def perform(workflow: Workflow, step: Step[Free], *inputs: StepResult[Any]) -> StepResult[Free]:
+    return workflow.perform(step, Results(inputs))
+
+
+def once(session: Session, body: Body, **changes: Any) -> StepResult[Free]:
     """One workflow of one step."""
     with Workflow("test", session) as workflow:
-        arguments: dict[str, Any] = {"name": "score", "version": 1, "config": {"a": 1}, "run": body}
-        return workflow.step(**arguments | changes)
+        arguments: dict[str, Any] = {"name": "score", "config": {"a": 1}, "body": body}
+        return perform(workflow, step_of(**arguments | changes))
 
 
 # Reuse
@@ -61,7 +81,7 @@ def test_a_finished_step_is_reused(session: Session, tracker: Tracker) -> None:
     body = Counted({"top1": 0.5, "layers": ("conv1", "conv2"), "none": None})
     first, second = once(session, body, label="score x"), once(session, body, label="score x")
     assert body.calls == 1
-    assert first.value == second.value == {"top1": 0.5, "layers": ["conv1", "conv2"], "none": None}
+    assert first.value.to_json() == second.value.to_json() == {"top1": 0.5, "layers": ["conv1", "conv2"], "none": None}
     assert (first.reused, second.reused, first.run_id) == (False, True, second.run_id)
     run = tracker.get_run(first.run_id)
     assert (run.name, run.status, run.params) == ("score x", "FINISHED", {"a": "1"})
@@ -70,8 +90,9 @@ def test_a_finished_step_is_reused(session: Session, tracker: Tracker) -> None:
 def test_the_parent_tells_the_story(session: Session, tracker: Tracker) -> None:
     once(session, Counted())
     with Workflow("table", session) as workflow:
-        old = workflow.step("score", 1, {"a": 1}, Counted())
-        new = workflow.step("score", 1, {"a": 2}, Counted(), [old], label="score y")
+        consumed = step_of("score", {"a": 1}, Counted())
+        old = perform(workflow, consumed)
+        new = perform(workflow, step_of("score", {"a": 2}, Counted(), "score y", inputs=(consumed,)), old)
     parent = tracker.get_run(workflow.run_id)
     assert (parent.name, parent.status) == ("table", "FINISHED")
     assert parent.tags[f"genoise.reused.{old.fingerprint[:12]}"] == f"score: {old.run_id}"
@@ -84,7 +105,7 @@ def test_the_parent_tells_the_story(session: Session, tracker: Tracker) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"name": "other"}, {"version": 2}, {"config": {"a": 2}}, {"inputs": [StepResult("x", "x", "f", "r", {}, True)]}],
+    [{"name": "other"}, {"version": 2}, {"config": {"a": 2}}, {"inputs": (step_of("x", {}, lambda run: {}),)}],
 )
 def test_what_changes_a_fingerprint(session: Session, change: dict[str, Any]) -> None:
     body = Counted()
@@ -104,9 +125,9 @@ def test_what_does_not_change_a_fingerprint(session: Session) -> None:
 
 def test_a_long_value_is_kept(session: Session) -> None:
     value = {"rows": [{"task": "rotation", "text": "x" * 100}] * 200}
-    assert once(session, Counted(value)).value == value
+    assert once(session, Counted(value)).value.to_json() == value
     reused = once(session, Counted())
-    assert reused.reused and reused.value == value
+    assert reused.reused and reused.value.to_json() == value
 
 
 # Outputs
@@ -128,8 +149,8 @@ def test_a_step_whose_output_was_lost_runs_again(
 ) -> None:
     first = once(session, writes("index.json"))
     assert once(session, writes("index.json")).reused
-    damage(Path(first.value["file"]))
-    assert find_step(tracker, "score", "score", first.fingerprint) is None
+    damage(Path(first.value.to_json()["file"]))
+    assert Finished(tracker).find(step_of("score", {"a": 1}, Counted())) is None
     again = once(session, writes("index.json"))
     assert not again.reused and again.run_id != first.run_id
     assert once(session, writes("index.json")).run_id == again.run_id
@@ -174,8 +195,9 @@ def test_finished_steps_survive_a_failure(session: Session, tracker: Tracker) ->
         raise ValueError("a reason\nin two lines")
 
     with pytest.raises(ValueError, match="a reason"), Workflow("table", session) as workflow:
-        done = workflow.step("score", 1, {"a": 1}, first)
-        workflow.step("train", 1, {}, broken, [done])
+        scored = step_of("score", {"a": 1}, first)
+        done = perform(workflow, scored)
+        perform(workflow, step_of("train", {}, broken, inputs=(scored,)), done)
     (run,) = tracker.search({"genoise.step": "train"})
     assert run.status == "FAILED" and run.tags["genoise.error"] == "ValueError: a reason in two lines"
     assert "Traceback" in tracker.read_text(run.run_id, "error.txt")
@@ -189,7 +211,7 @@ def test_ctrl_c_leaves_a_run_that_is_continued(session: Session, tracker: Tracke
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), Workflow("test", session) as workflow:
-        workflow.step("train", 1, {}, interrupted)
+        perform(workflow, step_of("train", {}, interrupted))
     assert tracker.get_run(workflow.run_id).status == "KILLED"
     (cut,) = tracker.search({"genoise.step": "train"})
     assert cut.status == "KILLED"
@@ -199,8 +221,8 @@ def test_ctrl_c_leaves_a_run_that_is_continued(session: Session, tracker: Tracke
         return {"found": (run.folder / "checkpoint").read_text()}
 
     with Workflow("test", session) as workflow:
-        result = workflow.step("train", 1, {}, goes_on)
-    assert (result.run_id, result.value, result.reused) == (cut.run_id, {"found": "half"}, False)
+        result = perform(workflow, step_of("train", {}, goes_on))
+    assert (result.run_id, result.value.to_json(), result.reused) == (cut.run_id, {"found": "half"}, False)
     assert tracker.get_run(cut.run_id).tags["mlflow.parentRunId"] == workflow.run_id
 
 
@@ -228,20 +250,25 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from pipelines.session import Session
+from pipelines.steps.results import Results, StepValue
+from pipelines.steps.step import Step
 from pipelines.steps.workflow import Workflow
+
+class Slept(StepValue):
+    slept: float
 
 home, seconds = Path(sys.argv[1]), float(sys.argv[2])
 
-def body(run):
+def body(run, _):
     with (home / "calls").open("a") as file:
         file.write(f"{run.resumed}\\n")
     (run.folder / "checkpoint").write_text("half")
     print("started", flush=True)
     time.sleep(seconds)
-    return {"slept": seconds}
+    return Slept(slept=seconds)
 
 with Workflow("driver", Session(home)) as workflow:
-    result = workflow.step("train", 1, {}, body)
+    result = workflow.perform(Step("train", "train", 1, {}, Slept, body), Results())
 print(result.run_id, result.reused, "ray" in sys.modules, flush=True)
 """
 
@@ -262,11 +289,11 @@ def test_two_at_once_run_a_step_once(session: Session) -> None:
     assert line_of(first) == "started"
     said: list[str] = []
     with Workflow("second", session, say=said.append) as workflow:
-        result = workflow.step("train", 1, {}, Counted(), label="train x")
+        result = perform(workflow, step_of("train", {}, Counted(), "train x"))
     out, error = first.communicate(timeout=60)
     assert first.returncode == 0, error
     assert out.split() == [result.run_id, "False", "False"]  # and without Ray
-    assert result.reused and result.value == {"slept": 4.0}
+    assert result.reused and result.value.to_json() == {"slept": 4.0}
     assert len(said) == 1
     assert said[0].startswith(f"waiting for train x: process {first.pid} on ") and " since " in said[0]
 
@@ -305,9 +332,9 @@ def test_threads_of_one_workflow_run_a_step_once(session: Session) -> None:
 
     with Workflow("test", session, say=lambda line: None) as workflow:
 
-        def job() -> StepResult:
+        def job() -> StepResult[Free]:
             started.wait()
-            return workflow.step("train", 1, {}, slow)
+            return perform(workflow, step_of("train", {}, slow))
 
         with ThreadPoolExecutor(2) as pool:
             results = [future.result() for future in [pool.submit(job), pool.submit(job)]]

@@ -77,7 +77,7 @@ class Home:
                 resume_run=lambda run_id, _: self.statuses.update({run_id: "RUNNING"}),
                 finish=lambda run_id, status: self.statuses.update({run_id: status}),
             ),
-            workflow=SimpleNamespace(say=self.said.append),
+            say=self.said.append,
             log_metrics=lambda values, step: self.metrics.append(values),
             progress=lambda progress: None,
         )

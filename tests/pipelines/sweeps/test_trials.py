@@ -17,6 +17,8 @@ from pipelines.sweeps.objectives import UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
 from pipelines.sweeps.trials import Trials, Yardsticks, recipes_of, scored
 from pipelines.training.checkpoints import Checkpoints
+from pipelines.training.job import ProbeScore
+from pipelines.transfer import Scored
 
 BASE = load_recipe("context_encoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
 POINT: dict[str, Any] = {"weights.l2": 0.5}
@@ -27,8 +29,8 @@ OTHER = Proposal(5, "member 1, generation 1", {**POINT, "weight_changes": {"4": 
 
 @pytest.fixture
 def trials(tmp_path: Path) -> Trials:
-    run: Any = SimpleNamespace(workflow=SimpleNamespace(session=Session(tmp_path)))
-    prepared: Any = SimpleNamespace(value={"classes": 10, "samples": {"train": 64}})
+    run: Any = SimpleNamespace(session=Session(tmp_path), workflow=None)
+    prepared: Any = SimpleNamespace(label_classes=10, samples={"train": 64})
     desk: Any = None
     return Trials(run, [BASE], [get_objective("linear")], desk, prepared, None)
 
@@ -40,7 +42,7 @@ def recipe_of(proposal: Proposal) -> Recipe:
 
 def leave(trials: Trials, proposal: Proposal, step: int, probes: list[dict[str, float]]) -> None:
     """A checkpoint of a proposal's training."""
-    recipe, files = recipe_of(proposal), trials.step_run.workflow.session.home / f"files-{step}"
+    recipe, files = recipe_of(proposal), trials.step_run.session.home / f"files-{step}"
     (files / "encoder").mkdir(parents=True)
     (files / "state.pt").write_bytes(b"state")
     (files / "encoder" / "config.json").write_text("{}")
@@ -81,22 +83,21 @@ class Known:
     def __init__(self) -> None:
         self.done: dict[str, Any] = {}
 
-    def result(self, step: Step, parent: str) -> Any:
-        value = {"seconds": 8.0, "steps": 4, "probes": [], "layers": {}}
+    def result(self, step: Step[Any], parent: str) -> Any:
+        value = SimpleNamespace(seconds=8.0, steps=4, probes=[], best_val=0.5)
         return self.done.setdefault(step.fingerprint, SimpleNamespace(value=value))
 
 
-def test_a_training_that_several_tasks_share_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_several_tasks_share_is_paid_for_once(tmp_path: Path) -> None:
     tracker = SimpleNamespace(log_metrics=lambda *_: None, set_tags=lambda *_: None, finish=lambda *_: None)
-    run: Any = SimpleNamespace(workflow=SimpleNamespace(session=Session(tmp_path)), tracker=tracker)
-    prepared: Any = SimpleNamespace(value={"classes": 10, "samples": {"train": 64}})
+    run: Any = SimpleNamespace(session=Session(tmp_path), workflow=None, tracker=tracker)
+    prepared: Any = SimpleNamespace(label_classes=10, samples={"train": 64})
     other = load_recipe("autoencoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
     ends = Yardsticks({base.name: (0.25, 0.75) for base in (BASE, other)})
     desk: Any = None
     trials = Trials(run, [BASE, other], [Objective(UNIVERSAL, 1.0)], desk, prepared, ends)
     known: Any = Known()
     trials.steps = known
-    monkeypatch.setattr("pipelines.sweeps.trials.best_val", lambda value: 0.5)
     yardstick = trials.run(Proposal(1, RESCALED, {}), "run 1")
     assert yardstick.core_seconds == 8.0
     trial = trials.run(Proposal(2, "trial 0", POINT), "run 2")
@@ -107,7 +108,7 @@ def test_a_training_that_several_tasks_share_is_paid_for_once(tmp_path: Path, mo
 def test_a_universal_sweep_measures_in_no_gap_of_noise() -> None:
     def ends(random: float, supervised: float, n: int) -> Any:
         tops = (random, supervised)
-        return [SimpleNamespace(value={"layer": "a", "layers": {"a": top}, "n": n}) for top in tops]
+        return [Scored(value=top, layer="a", layers={"a": top}, n=n) for top in tops]
 
     wanted: Any = SimpleNamespace(universal=True, recipes=[BASE])
     found = _yardsticks(wanted, ends(0.3, 0.5, 1000))
@@ -118,4 +119,4 @@ def test_a_universal_sweep_measures_in_no_gap_of_noise() -> None:
 
 
 def test_probes_that_measured_nothing_are_left_out() -> None:
-    assert scored([{"step": 4, "score": None}, {"step": 8, "score": 0.0}]) == [{"step": 8, "score": 0.0}]
+    assert scored([ProbeScore(step=4, score=None), ProbeScore(step=8, score=0.0)]) == [(8, 0.0)]

@@ -5,11 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.pipelines.sweeps.test_report import TINY, outcome
 
 from pipelines.recipes import load_recipe
-from pipelines.steps.workflow import StepResult
-from pipelines.sweeps import winner as winners
+from pipelines.steps.results import StepResult
 from pipelines.sweeps.config import make_sweep
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Proposal, Record
@@ -17,6 +15,8 @@ from pipelines.sweeps.report import write_report
 from pipelines.sweeps.winner import keep_winner, register_winner
 from pipelines.sweeps.worth import LEARNED, WARNING, Worth, is_learned, warnings_of, worth_of
 from pipelines.table import _cells, tags_of_models
+from pipelines.transfer import Scored
+from tests.pipelines.sweeps.test_report import TINY, outcome
 
 
 def records(winner: float, rescaled: float | None, objective: str = "linear") -> list[Record]:
@@ -97,7 +97,7 @@ def test_the_page_and_the_recipe_say_it(tmp_path: Path) -> None:
     assert f"# {warning}\n" in path.read_text()
 
 
-def test_the_registered_model_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_registered_model_says_it() -> None:
     asked: dict[str, Any] = {"searcher": "random", "scheduler": "none", "trials": 2, "budget": None, "seed": 0}
     sweep = make_sweep([load_recipe("context_encoder", TINY)], False, None, objectives=[], **asked)
     told: dict[str, Any] = {}
@@ -106,8 +106,10 @@ def test_the_registered_model_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
         told.update(named, metric=arguments[2])
         return 1, True
 
-    monkeypatch.setattr(winners, "find_step", lambda *_: SimpleNamespace(value={"model_id": "m-1"}))
-    workflow: Any = SimpleNamespace(tracker=SimpleNamespace(register_encoder=register))
+    trained = SimpleNamespace(value=SimpleNamespace(model_id="m-1"))
+    workflow: Any = SimpleNamespace(
+        tracker=SimpleNamespace(register_encoder=register), finished=SimpleNamespace(find=lambda step: trained)
+    )
     found = records(0.31, 0.38)[2]
     assert register_winner(sweep, found, ["it is worse"], "no", workflow) == "models:/genoise-sweep-context_encoder/1"
     assert told["description"].splitlines() == ['trial 0: {"weights.l2": 0.5}', "", "it is worse"]
@@ -118,10 +120,10 @@ def test_a_row_of_the_table_that_is_worse_than_untrained_says_so_at_its_model() 
     cells = _cells([load_recipe("rotation"), load_recipe("jigsaw")], 1)
     scores = {"random": 0.31, "rescaled": 0.38, "supervised": 0.6, "rotation": 0.25, "jigsaw": 0.5}
 
-    def result(name: str) -> StepResult:
+    def result(name: str) -> StepResult[Scored]:
         value = {"value": scores[name], "n": 10_000, "split": "test"}
         learned = {"model": f"models:/{name}/1"} if name in ("rotation", "jigsaw") else {}
-        return StepResult("transfer", name, "f", "run", value | learned, reused=False)
+        return StepResult("transfer", name, "f", "run", Scored.from_json(value | learned), reused=False)
 
     tags = tags_of_models(cells, [result(cell.recipe.name) for cell in cells])
     assert tags["models:/jigsaw/1"] == {LEARNED: "yes", WARNING: ""}

@@ -1,5 +1,6 @@
 """What joins a sample from the other streams."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from components.data.scramble import Int64
 from components.draws import Draws
 from components.parallel import World
 from pipelines import pretrain
+from pipelines.data.prepared import DataPlace, Prepared
 from pipelines.recipes import load_recipe
 from pipelines.training.sample_streams import Streams
 from tests.components.data.conftest import prepare_into
@@ -47,19 +49,20 @@ def test_every_sample_is_joined_by_another_one_and_nobody_joins_twice() -> None:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> dict[str, Any]:
+def place(tmp_path: Path) -> DataPlace:
     """60 scenes of 28 px, of which windows of 24 px are trained on."""
     data = DataConfig(source="shapes", size=28, samples=60, shard_samples=25)
     prepare_into(data, tmp_path / "shards")
-    return {"url": str(tmp_path / "shards"), "size": 24, "margin": 4, "cache": str(tmp_path / "cache")}
+    shards = tmp_path / "shards"
+    return DataPlace(str(shards), f"{shards}/index.json", 24, str(tmp_path / "cache"), margin=4)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_training_sees_a_window_that_belongs_to_the_position_and_others_the_centre(
-    job: dict[str, Any], ranks: int
+    place: DataPlace, ranks: int
 ) -> None:
-    streams = Streams.open(job, "train", ["image", "mask"])
-    whole = Streams.open({**job, "size": 28, "margin": 0}, "train", ["image", "mask"])
+    streams = Streams.open(place, "train", ["image", "mask"])
+    whole = Streams.open(replace(place, size=28, margin=0), "train", ["image", "mask"])
     seen: set[tuple[int, int]] = set()
     for rank in range(ranks):
         for loaded in streams.load(Plan(60, 20, 2), 3, World(rank, ranks), torch.device("cpu")).iterate():
@@ -75,24 +78,20 @@ def test_training_sees_a_window_that_belongs_to_the_position_and_others_the_cent
 
 
 def test_the_crop_of_a_recipe_reaches_its_training(
-    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: DataPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Opened(Exception):
         pass
 
-    def stop(data: dict[str, Any], split: str, needs: list[str]) -> None:
+    def stop(data: DataPlace, split: str, needs: list[str]) -> None:
         raise Opened(original(data, split, needs).own)
 
     original = Streams.open
     monkeypatch.setattr(Streams, "open", stop)
     nobody: Any = SimpleNamespace(log_params=print, describe=print, log_text=print)
     session = SimpleNamespace(folder=lambda name: tmp_path / name)
-    run: Any = SimpleNamespace(
-        workflow=SimpleNamespace(session=session), tracker=nobody, run_id="r", folder=tmp_path, recorder=None
-    )
-    prepared: Any = SimpleNamespace(
-        value={"url": job["url"], "index_file": f"{job['url']}/index.json", "classes": 0, "samples": {"train": 60}}
-    )
+    run: Any = SimpleNamespace(session=session, tracker=nobody, run_id="r", folder=tmp_path, recorder=None)
+    prepared = Prepared(url=place.url, index="i", index_file=place.index_file, samples={"train": 60}, classes=0)
     recipe = load_recipe("autoencoder", ["training.augment.crop=4", "data.size=24", "training.batch=20"])
     with pytest.raises(Opened) as caught:
         pretrain._train(recipe, prepared, run, None)

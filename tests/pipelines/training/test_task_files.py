@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.pipelines.training.task_files import CLASSES, SIZE, trained
 from torch import nn
 
 from components.config import EncoderConfig
@@ -17,6 +16,7 @@ from infra.errors import OutsideError
 from infra.tracking import Tracker
 from pipelines.session import Session
 from pipelines.training.task_files import RECIPE_FILE, TASK_FILE, fetch_task, load_task, recipe_of, save_task
+from tests.pipelines.trained import CLASSES, SIZE, trained
 
 
 def test_every_weight_comes_back(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from components.data.shards import Index
 from components.data.sources.base import Source, open_source
 from components.data.sources.listing import NO_PICTURE
 from components.errors import UserError
-from pipelines.prepare import _content_of, prepare_step
+from pipelines.data.raw_data import content_of
+from pipelines.prepare import prepare_step
 from pipelines.recipes import load_places
 from tests.components.data.sources.conftest import write_image
 
@@ -194,11 +195,11 @@ def test_a_changed_table_is_another_preparation(tmp_path: Path) -> None:
     lay(tmp_path / "raw", "1.png", "2.png", "3.png")
     rows = [("file", "split"), ("1.png", "train"), ("2.png", "train"), ("3.png", "val")]
     data = config(tmp_path / "raw", table(tmp_path / "s.csv", *rows))
-    before = (_content_of(data), prepare_step(data).config)
-    assert before == (_content_of(data), prepare_step(data).config)
+    before = (content_of(data), prepare_step(data).config)
+    assert before == (content_of(data), prepare_step(data).config)
     table(tmp_path / "s.csv", *rows[:2], ("2.png", "val"), rows[3])
-    assert _content_of(data) != before[0] and prepare_step(data).config != before[1]
-    assert _content_of(config(tmp_path / "raw")) != before[0]
+    assert content_of(data) != before[0] and prepare_step(data).config != before[1]
+    assert content_of(config(tmp_path / "raw")) != before[0]
 
 
 def test_a_sample_never_changes_its_split_by_a_table(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""What a training is: the job that its workers get, and what it leaves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import Field
+
+from components.config import Recipe
+from pipelines.data.prepared import DataPlace
+from pipelines.steps.results import Json, StepValue
+from pipelines.steps.worker_log import Recorder
+from pipelines.training.named_encoders import Named
+
+
+class Judge(Protocol):
+    """Says after each probe but the last, on rank 0, whether the training goes on."""
+
+    def __call__(self, step: int, score: float) -> bool: ...
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """All that the workers of a training are told."""
+
+    recipe: Recipe
+    data: DataPlace
+    encoders: Named  # the files of those that the recipe's options name
+    run_id: str
+    run_folder: str
+    checkpoints: str  # URL of the place below which they lie
+    recorder: Recorder | None  # None where nothing is trained
+    judge: Judge | None = None  # None: nobody ends the training before its end
+
+    @property
+    def classes(self) -> int:
+        """Classes that samples are labelled with; 0 without labels."""
+        return self.data.classes
+
+
+class ProbeScore(StepValue):
+    """What the encoder was worth after an optimizer step of its training."""
+
+    step: int
+    score: float | None = Field(description="validation top-1 in [0, 1]; None where nothing could be measured")
+
+
+class Pretrained(StepValue):
+    """What a training leaves."""
+
+    encoder: str = Field(description="URI of the best encoder")
+    model_id: str = Field(description="of that encoder, at the tracker")
+    probes: tuple[ProbeScore, ...]
+    step: int = Field(description="optimizer step of the weights that are kept")
+    steps: int = Field(description="optimizer steps in all")
+    seconds: float
+
+
+def best_step(probes: Sequence[ProbeScore], last: int) -> int:
+    """The step of the weights that are kept: of the highest score, the first; the ``last`` where none was measured."""
+    scored = {probe.step: probe.score for probe in reversed(probes) if probe.score is not None}
+    return max(sorted(scored), key=scored.__getitem__) if scored else last
+
+
+def probes_in(listed: Sequence[Json], labelled: bool) -> list[ProbeScore]:
+    """The probes of a checkpoint; without labels none has a score, though an earlier version wrote zeros."""
+    return [ProbeScore(step=probe["step"], score=probe["score"] if labelled else None) for probe in listed]
