@@ -166,13 +166,13 @@ def folder_loader(folder: Path, count: int, options: argparse.Namespace) -> floa
 def bucket(folder: Path, index: Index, cache: Path) -> Iterator[Callable[[str], Path]]:
     """The shards of ``folder`` in a bucket of a server on this machine, behind the cache of local copies."""
     from infra.local import serve_s3
-    from infra.storage import Cache, Storage
+    from infra.storage import Cache, open_storage
 
     buckets = cache / "buckets"
     (buckets / "shards").mkdir(parents=True)
     with serve_s3(buckets, key="benchmark", secret="only-for-this-run") as server:
         os.environ.update(server.environment)
-        place = Storage("s3://shards/photos")
+        place = open_storage("s3://shards/photos")
         digests = {entry.name: entry.sha256 for entry in index.splits["train"]}
         for name in digests:
             place.upload(folder / name, name)

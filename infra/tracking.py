@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from infra.errors import OutsideError, disk_fault
-from infra.storage import Storage, is_remote, local_path
+from infra.storage import is_remote, local_path, open_storage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -593,7 +593,7 @@ def _run_info(run: Any) -> RunInfo:
 
 
 def _fetch_remote(url: str, cache: Path) -> Path:
-    storage = Storage(url)
+    storage = open_storage(url)
     target = cache / "encoders" / re.sub(r"\W+", "-", url)
     names = [name for name in storage.list() if "/" not in name]
     if "config.json" not in names:

@@ -18,7 +18,7 @@ from components.data.sources.base import Source
 from components.data.sources.listing import PassedOver
 from components.errors import UserError
 from infra.cluster import connect, cpus
-from infra.storage import Storage, absolute, is_remote
+from infra.storage import absolute, is_remote, open_storage
 from pipelines import terminal
 from pipelines.data.growing import drop, held_at, lost
 from pipelines.data.opening import read_index_at, read_index_file
@@ -44,7 +44,7 @@ def prepare(config: DataConfig, session: Session) -> StepResult[Prepared]:
     """
     result = scheduling.run(prepare_step(config), session, f"prepare {config.source}")
     if result.reused and config.source != PREPARED:
-        storage, index = Storage(result.value.url), read_index_file(result.value.index_file)
+        storage, index = open_storage(result.value.url), read_index_file(result.value.index_file)
         if lost(storage, index):
             connect(session.address)
             restore(open_raw(config), config, content_of(config), storage, index, terminal.note)
@@ -97,7 +97,7 @@ def _open_step(config: DataConfig) -> Step[Prepared]:
     if config.url is None:
         raise UserError("data.source=shards needs the place of the shards: --set data.url=FOLDER or s3://bucket/prefix")
     url = absolute(config.url)
-    index = read_index_at(url) if Storage(url).exists(INDEX_NAME) else None
+    index = read_index_at(url) if open_storage(url).exists(INDEX_NAME) else None
     _check_obeyed(config, index, url)
     used = limited(index, config.samples) if index else None
     limit = {} if used is index else {"limit": config.samples}
@@ -144,7 +144,7 @@ def _write(source: Source, config: DataConfig, content: str, run: StepRun) -> Pr
     """The body of the step: write what is new, in parallel, then the index."""
     session = run.session
     url = absolute(config.url or str(session.folder("data") / f"{config.source}-{run.fingerprint[:12]}"))
-    storage = Storage(url)
+    storage = open_storage(url)
     storage.check_writable()
     there = storage.list(FOLDER)  # of shards in the index, and some of a preparation that was cut off, perhaps
     held = held_at(storage, there)
@@ -198,5 +198,5 @@ def _notes(source: Source, passed: PassedOver, index: Index, value: Prepared) ->
 
 def _index_file(url: str, index: Index) -> str:
     """The index under the name that it keeps when the data set grows; ``index.json`` where it has no other."""
-    storage = Storage(url)
+    storage = open_storage(url)
     return storage.join(index_name(index) if storage.exists(index_name(index)) else INDEX_NAME)

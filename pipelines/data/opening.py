@@ -7,7 +7,7 @@ from pathlib import Path
 from components.data.dataset import ShardedDataset
 from components.data.records import all_entries
 from components.data.shards import INDEX_NAME, Index, limited, parse_index, verify_shard
-from infra.storage import Cache, Storage, is_remote
+from infra.storage import Cache, is_remote, open_storage
 from pipelines.data.prepared import DataPlace
 
 _VERIFIED: set[tuple[Path, str]] = set()  # shards in folders, and the sha256 that this process has seen there
@@ -15,7 +15,7 @@ _VERIFIED: set[tuple[Path, str]] = set()  # shards in folders, and the sha256 th
 
 def read_index_at(url: str, name: str = INDEX_NAME) -> Index:
     """The index of the data set at a folder or ``s3://`` place."""
-    return parse_index(Storage(url).read_bytes(name), f"{url}/{name}")
+    return parse_index(open_storage(url).read_bytes(name), f"{url}/{name}")
 
 
 def read_index_file(file: str, limit: int | None = None) -> Index:

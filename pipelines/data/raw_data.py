@@ -13,7 +13,7 @@ from components.data.sources.base import Source, open_source
 from components.data.sources.listing import PassedOver, files_of
 from components.data.splits import is_table
 from components.errors import UserError
-from infra.storage import Storage, absolute
+from infra.storage import absolute, open_storage
 from pipelines.data.opening import read_index_at
 
 PREPARED = "shards"  # the source that is none: the shards at data.url are used as they are
@@ -81,7 +81,7 @@ def facts_of(config: DataConfig) -> Facts | None:
     """
     if config.source == PREPARED:
         url = absolute(config.url or "")
-        if not Storage(url).exists(INDEX_NAME):
+        if not open_storage(url).exists(INDEX_NAME):
             return None
         index = limited(read_index_at(url), config.samples)
         fields, classes = tuple(index.fields), index.classes
@@ -97,6 +97,6 @@ def expected_samples(config: DataConfig) -> dict[str, int]:
     for shards that somebody else wrote, until they have an index."""
     if config.source == PREPARED:
         url = absolute(config.url or "")
-        index = limited(read_index_at(url), config.samples) if Storage(url).exists(INDEX_NAME) else None
+        index = limited(read_index_at(url), config.samples) if open_storage(url).exists(INDEX_NAME) else None
         return {split: index.samples(split) for split in index.splits} if index else {}
     return split_sizes(open_raw(config), config)

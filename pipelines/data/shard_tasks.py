@@ -14,7 +14,7 @@ from components.data.shards import Index, ShardResult, build_shard
 from components.data.sources.base import Source
 from infra.cluster import cpus
 from infra.errors import OutsideError
-from infra.storage import Storage, is_remote
+from infra.storage import Storage, open_storage
 from pipelines.data.growing import lost, plans_of, read_record
 from pipelines.data.raw_data import open_raw
 from pipelines.steps.ray_tasks import in_parallel
@@ -30,19 +30,14 @@ def build(
     """
     if cache:
         use_cache(Path(cache))
-    storage, source = Storage(url), open_raw(data, content)
+    storage, source = open_storage(url), open_raw(data, content)
     names = names_of(source, plan)
     key = key_of(data, content + source.revision, plan, names)
     if recorded and (result := _finished(storage, plan, key)):
         return result
     try:
-        if is_remote(url):
-            with tempfile.TemporaryDirectory() as folder:
-                result = build_shard(source, data, plan, Path(folder))
-                if result.entry:
-                    storage.upload(Path(folder) / result.entry.name, result.entry.name)
-        else:
-            result = build_shard(source, data, plan, storage.folder)
+        with storage.work_folder() as folder:
+            result = build_shard(source, data, plan, folder)
     except OSError as error:
         raise OutsideError(
             f"cannot write {plan.name} to {url} ({error.strerror or error}): make room; then the same command goes on"
@@ -83,5 +78,5 @@ def rebuild(data: DataConfig, content: str, plan: ShardPlan, url: str, sha256: s
         entry = build_shard(source, data, plan, Path(folder)).entry
         if entry is None or entry.sha256 != sha256:
             raise OutsideError(f"{url}/{plan.name} was lost, and the source has changed since: choose another place")
-        Storage(url).upload(Path(folder) / entry.name, entry.name)
+        open_storage(url).upload(Path(folder) / entry.name, entry.name)
     return plan.name

@@ -15,7 +15,7 @@ from components.data.shards import INDEX_NAME, Index, index_name
 from components.errors import UserError, first_of
 from infra.cluster import connect, cpus
 from infra.errors import OutsideError
-from infra.storage import Cache, Storage
+from infra.storage import Cache, Storage, open_storage
 from pipelines.steps.ray_tasks import in_parallel
 from pipelines.steps.step import StepRun
 from pipelines.steps.worker_log import Progress
@@ -35,7 +35,7 @@ def _tars(url: str) -> tuple[dict[str, int], list[str]]:
 
     Raises UserError when there is no tar, and for one with a name that a shard cannot have.
     """
-    storage = Storage(url)
+    storage = open_storage(url)
     storage.check_readable()
     there = storage.list()
     found = {name: size for name, size in there.items() if NAME.fullmatch(name)}
@@ -63,7 +63,7 @@ def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
         facts.append(TarFacts.model_validate(fact))
         run.progress(Progress(len(facts), len(tars), "tars"))
     index = index_of(facts, config, url)
-    file = _keep(index, Storage(url), Storage(str(session.folder("data"))))
+    file = _keep(index, open_storage(url), open_storage(str(session.folder("data"))))
     run.output(file)
     run.say(f"{len(tars)} tars of others: the fields are {_shown(index)}; the index is {file}")
     for line in _notes(facts, index, others):

@@ -11,7 +11,7 @@ from components.data.verify import ShardState, look_at, one_by_one
 from components.errors import UserError, first_of
 from infra.cluster import connect, cpus
 from infra.errors import OutsideError
-from infra.storage import Storage, absolute, is_remote
+from infra.storage import absolute, is_remote, open_storage
 from pipelines import terminal
 from pipelines.data.opening import read_index_at
 from pipelines.session import Session
@@ -79,7 +79,7 @@ def _look(url: str, values: dict[str, Any], samples: int) -> dict[str, Any]:
         state = look_at(one, path, samples)  # where it cannot be fetched, it is missing
         for _ in range(ATTEMPTS):
             try:
-                Storage(url).download(entry.name, path)
+                open_storage(url).download(entry.name, path)
             except OutsideError as error:
                 return state.model_copy(update={"problem": str(error)}).model_dump()
             state = look_at(one, path, samples)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import OutsideError
-from infra.storage import Storage, is_remote, sha256_of
+from infra.storage import is_remote, open_storage, sha256_of
 from infra.tracking import FINGERPRINT, RunInfo, Tracker
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ class Output:
         if self.bytes is None:
             return Path(self.url).is_dir()
         place, _, name = self.url.rpartition("/")
-        return Storage(place).size(name) == self.bytes
+        return open_storage(place).size(name) == self.bytes
 
     def measured(self, label: str, sha256: str | None) -> "Output":
         """The output of step ``label`` with its size; OutsideError where it is not what the step said."""
         if not is_remote(self.url) and Path(self.url).is_dir():
             return self
         place, _, name = self.url.rpartition("/")
-        size = Storage(place).size(name)
+        size = open_storage(place).size(name)
         if size is None:
             raise OutsideError(f"{label}: {self.url} was not written; run it again")
         if sha256 is not None and (found := self._digest(place, name)) != sha256:
@@ -97,7 +97,7 @@ class Output:
 
     def _digest(self, place: str, name: str) -> str:
         if is_remote(place):
-            return hashlib.sha256(Storage(place).read_bytes(name)).hexdigest()
+            return hashlib.sha256(open_storage(place).read_bytes(name)).hexdigest()
         return sha256_of(Path(self.url))
 
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from infra.errors import OutsideError
-from infra.storage import Storage, sha256_of
+from infra.storage import open_storage, sha256_of
 
 LIST = "files.json"  # {"step": ..., "files": {name: sha256}}
 PREFIX = "checkpoint_"
@@ -21,7 +21,7 @@ class Checkpoints:
     """The checkpoints below one URL. Methods raise OutsideError where the place does not do its part."""
 
     def __init__(self, url: str) -> None:
-        self.storage = Storage(url)
+        self.storage = open_storage(url)
 
     def save(self, folder: Path, step: int) -> None:
         """Keep the files of ``folder`` as the checkpoint after ``step`` steps; older ones but the last are removed."""
@@ -64,19 +64,10 @@ class Checkpoints:
         if any(f"{name}/{file}" not in there for file in files):
             return None
         whole = all(self._fetch_file(f"{name}/{file}", into, digest) for file, digest in files.items())
-        return self._local(name, into) if whole else None
+        return self.storage.fetch(f"{name}/{LIST}", into).parent if whole else None
 
     def _fetch_file(self, name: str, into: Path, sha256: str) -> bool:
-        path = self._local(name, into)
-        for _ in range(ATTEMPTS):
-            if self.storage.remote:
-                self.storage.download(name, path)
-            if sha256_of(path) == sha256:
-                return True
-        return False
-
-    def _local(self, name: str, into: Path) -> Path:
-        return into / name if self.storage.remote else self.storage.folder / name
+        return any(sha256_of(self.storage.fetch(name, into)) == sha256 for _ in range(ATTEMPTS))
 
 
 def _name(step: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from infra.local import Server
-from infra.storage import Storage
+from infra.storage import open_storage
 from pipelines.training.checkpoints import Checkpoints
 from tests.e2e.jobs import DATA, TINY, Home, sets
 from tests.e2e.test_kill import differences
@@ -39,7 +39,7 @@ def test_from_bucket_to_bucket_with_faults(
         done = faulty.run("prepare", "shapes", "--to", data, *sets(DATA), "--quiet", "--json", environment=known)
         (folder,) = (prepared / "data").iterdir()
         assert done.last["reused"] is False
-        assert Storage(data).read_bytes("index.json") == (folder / "index.json").read_bytes()
+        assert open_storage(data).read_bytes("index.json") == (folder / "index.json").read_bytes()
 
         places = {
             "data.source": "shards",

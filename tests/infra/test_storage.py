@@ -15,7 +15,8 @@ import pytest
 from infra import storage
 from infra.errors import OutsideError
 from infra.local import Server
-from infra.storage import Cache, Storage, is_remote
+from infra.storage import Cache, Storage, is_remote, open_storage
+from infra.storage.bucket import BucketStorage
 
 pytestmark = pytest.mark.xdist_group("s3")
 BYTES = bytes(range(256)) * 40
@@ -24,8 +25,8 @@ BYTES = bytes(range(256)) * 40
 @pytest.fixture(params=["folder", "bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, s3: Server) -> Storage:
     if request.param == "folder":
-        return Storage(str(tmp_path / "place"))
-    return Storage(f"s3://shards/{tmp_path.name}")
+        return open_storage(str(tmp_path / "place"))
+    return open_storage(f"s3://shards/{tmp_path.name}")
 
 
 def test_what_is_written_is_read(place: Storage, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_what_is_written_is_read(place: Storage, tmp_path: Path) -> None:
 def test_a_large_file_goes_in_parts(s3: Server, tmp_path: Path) -> None:
     file = tmp_path / "large"
     file.write_bytes(os.urandom(20 << 20))  # boto3 cuts above 8 MiB
-    place = Storage(f"s3://shards/{tmp_path.name}")
+    place = open_storage(f"s3://shards/{tmp_path.name}")
     place.upload(file, "large")
     assert place.size("large") == 20 << 20
     copy = place.download("large", tmp_path / "copy")
@@ -77,7 +78,7 @@ def test_a_missing_file_is_said(place: Storage) -> None:
 
 
 def test_a_write_that_fails_leaves_the_old_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = Storage(str(tmp_path))
+    place = open_storage(str(tmp_path))
     place.write_bytes("index.json", b"old")
 
     def full(_: int) -> None:
@@ -93,7 +94,7 @@ def test_a_write_that_fails_leaves_the_old_bytes(tmp_path: Path, monkeypatch: py
 def test_what_names_a_bucket() -> None:
     assert [is_remote(url) for url in ("s3://b/x", "/x", "x", "file:///x")] == [True, False, False, False]
     with pytest.raises(OutsideError, match="s3://bucket/prefix would be right"):
-        Storage("gs://bucket")
+        open_storage("gs://bucket")
 
 
 # What goes wrong with buckets: one line, and soon
@@ -102,7 +103,7 @@ def test_what_names_a_bucket() -> None:
 def one_line(url: str) -> str:
     started = time.monotonic()
     with pytest.raises(OutsideError) as caught:
-        Storage(url).check_writable()
+        open_storage(url).check_writable()
     assert time.monotonic() - started < 15
     assert "\n" not in str(caught.value)
     assert "an-utter-secret" not in str(caught.value)
@@ -138,7 +139,7 @@ def test_no_server(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_accepts_and_says_nothing(s3: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(storage.bucket, "READ_TIMEOUT_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert "does not answer" in one_line("s3://shards/x")
@@ -146,7 +147,7 @@ def test_a_server_that_accepts_and_says_nothing(s3: Server, monkeypatch: pytest.
 
 def test_no_permission(s3: Server) -> None:
     """rclone has no permissions to refuse, so the refusal is put in."""
-    place = Storage("s3://shards/x")
+    place = BucketStorage("s3://shards/x")
     assert "no permission" in place._explain(_client_error("AccessDenied", 403))
 
 
@@ -161,7 +162,7 @@ def _client_error(code: str, status: int) -> Exception:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """The pauses between attempts, not slept."""
     taken: list[float] = []
-    monkeypatch.setattr("infra.storage.time.sleep", taken.append)
+    monkeypatch.setattr("infra.storage.bucket.time.sleep", taken.append)
     yield taken
 
 
@@ -173,7 +174,7 @@ def test_a_passing_fault_is_tried_again(s3: Server, pauses: list[float]) -> None
             raise faults.pop(0)
         return "done"
 
-    assert Storage("s3://shards/x")._ask(call) == "done"
+    assert BucketStorage("s3://shards/x")._ask(call) == "done"
     assert len(pauses) == 2
     assert 0.25 <= pauses[0] <= 0.75 and 0.5 <= pauses[1] <= 1.5
 
@@ -186,7 +187,7 @@ def test_a_lasting_fault_is_not(s3: Server, pauses: list[float]) -> None:
         raise _client_error("AccessDenied", 403)
 
     with pytest.raises(OutsideError):
-        Storage("s3://shards/x")._ask(call)
+        BucketStorage("s3://shards/x")._ask(call)
     assert (len(calls), pauses) == (1, [])
 
 
@@ -195,7 +196,7 @@ def test_a_lasting_fault_is_not(s3: Server, pauses: list[float]) -> None:
 
 @pytest.fixture
 def remote(s3: Server, tmp_path: Path) -> Storage:
-    place = Storage(f"s3://shards/cache-{tmp_path.name}")
+    place = open_storage(f"s3://shards/cache-{tmp_path.name}")
     for name in ("train/0.tar", "val/0.tar"):  # equal base names
         place.write_bytes(name, name.encode() * 1000)
     return place
@@ -219,11 +220,11 @@ def test_threads_fetch_a_file_once(remote: Storage, tmp_path: Path, monkeypatch:
     calls: list[str] = []
     download = Storage.download
 
-    def counted(self: Storage, name: str, file: Path) -> Path:
+    def counted(self: BucketStorage, name: str, file: Path) -> Path:
         calls.append(name)
         return download(self, name, file)
 
-    monkeypatch.setattr(Storage, "download", counted)
+    monkeypatch.setattr(BucketStorage, "download", counted)
     workers = [threading.Thread(target=Cache(remote.url, tmp_path / "c").fetch, args=("val/0.tar",)) for _ in range(4)]
     for worker in workers:
         worker.start()
@@ -259,7 +260,7 @@ def test_the_cache_is_bounded(remote: Storage, tmp_path: Path) -> None:
 
 def test_two_data_sets_share_a_small_cache_and_are_never_mixed(s3: Server, tmp_path: Path) -> None:
     """Equal names, equal sizes, in turn; there is room for one file at a time."""
-    places = [Storage(f"s3://shards/{tmp_path.name}/{name}") for name in ("cats", "dogs")]
+    places = [open_storage(f"s3://shards/{tmp_path.name}/{name}") for name in ("cats", "dogs")]
     contents = [{"train-0.tar": bytes([k]) * 9000, "train-1.tar": bytes([k + 10]) * 9000} for k in range(2)]
     for place, files in zip(places, contents, strict=True):
         for name, data in files.items():
@@ -275,7 +276,7 @@ def test_two_data_sets_share_a_small_cache_and_are_never_mixed(s3: Server, tmp_p
 
 
 def test_files_of_a_folder_are_not_copied(tmp_path: Path) -> None:
-    Storage(str(tmp_path / "data")).write_bytes("0.tar", b"x")
+    open_storage(str(tmp_path / "data")).write_bytes("0.tar", b"x")
     assert Cache(str(tmp_path / "data"), tmp_path / "cache").fetch("0.tar") == tmp_path / "data" / "0.tar"
     assert not (tmp_path / "cache").exists()
 
@@ -283,14 +284,14 @@ def test_files_of_a_folder_are_not_copied(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["50%20x", "%41", "a?b", "a#b", "a b"])
 def test_a_folder_keeps_its_name(tmp_path: Path, name: str) -> None:
     """A path is a path, and only of a URL are the escapes read."""
-    Storage(str(tmp_path / name)).write_bytes("0.tar", BYTES)
+    open_storage(str(tmp_path / name)).write_bytes("0.tar", BYTES)
     assert (tmp_path / name / "0.tar").read_bytes() == BYTES
     url = (tmp_path / name).as_uri()
-    assert Storage(url).read_bytes("0.tar") == BYTES
+    assert open_storage(url).read_bytes("0.tar") == BYTES
     assert storage.absolute(url) == storage.absolute(str(tmp_path / name)) == str(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_folder_that_cannot_be_made_is_no_missing_file(tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match="cannot make the folder /proc/genoise"):
-        Storage("/proc/genoise").check_writable()
+        open_storage("/proc/genoise").check_writable()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infra.errors import OutsideError
-from infra.storage import Storage
+from infra.storage import Storage, open_storage
 
 
 @dataclass
@@ -70,7 +70,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr("infra.storage.FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr("infra.storage.bucket.FIRST_DELAY_S", 0.001)
     yield known
     http.shutdown()
     http.server_close()
@@ -91,7 +91,7 @@ CALLS: dict[str, Call] = {
 @pytest.mark.parametrize("call", CALLS)
 def test_what_passes_is_tried_again(server: Server, answer: Answer, call: str) -> None:
     server.answer, server.times = answer, 3
-    CALLS[call](Storage("s3://shards/x"))
+    CALLS[call](open_storage("s3://shards/x"))
     assert len(server.requests) == 4
 
 
@@ -143,7 +143,7 @@ def test_a_large_file_into_another_region(server: Server, tmp_path: Path) -> Non
 
 def test_the_region_that_other_tools_read_is_obeyed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    assert Storage("s3://shards/x").read_bytes("0.tar") == b"whole"
+    assert open_storage("s3://shards/x").read_bytes("0.tar") == b"whole"
     assert "/eu-west-1/s3/aws4_request" in server.requests[0]
     monkeypatch.setenv("AWS_REGION", "no region")
     assert "set AWS_REGION" in refused(READ)
@@ -152,6 +152,6 @@ def test_the_region_that_other_tools_read_is_obeyed(server: Server, monkeypatch:
 def refused(call: Call) -> str:
     """The one line of the refusal."""
     with pytest.raises(OutsideError) as caught:
-        call(Storage("s3://shards/x"))
+        call(open_storage("s3://shards/x"))
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -206,11 +206,11 @@ def test_an_encoder_that_is_not_there(store: Tracker, uri: str, tmp_path: Path) 
 
 @pytest.mark.xdist_group("s3")
 def test_an_encoder_in_a_bucket(tracker: Tracker, s3: Server, encoder: Path, tmp_path: Path) -> None:
-    from infra.storage import Storage
+    from infra.storage import open_storage
 
     url = f"s3://shards/{tmp_path.name}"
     for file in encoder.iterdir():
-        Storage(url).upload(file, file.name)
+        open_storage(url).upload(file, file.name)
     folder = tracker.fetch_encoder(url, tmp_path / "cache")
     assert (folder / "encoder.safetensors").read_bytes() == b"weights"
     with pytest.raises(OutsideError, match="there is no config"):

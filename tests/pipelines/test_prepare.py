@@ -16,7 +16,7 @@ from components.config import DataConfig
 from components.data.shards import INDEX_NAME, write_index
 from components.errors import UserError
 from infra.errors import OutsideError
-from infra.storage import Storage
+from infra.storage import open_storage
 from pipelines import prepare
 from pipelines.data import raw_data, tar_indexing
 from pipelines.data.opening import open_split, read_index_file
@@ -199,7 +199,7 @@ def test_samples_limit_shards_that_are_there(tmp_path: Path, session: Session) -
 def test_an_index_that_cannot_lie_beside_the_tars_lies_in_the_home(tmp_path: Path) -> None:
     index, _ = grow(fill(tmp_path / "raw", *range(20)), tmp_path / "out")
     (tmp_path / "file").write_bytes(b"")
-    closed, home = Storage(str(tmp_path / "file" / "inside")), Storage(str(tmp_path / "home"))
+    closed, home = open_storage(str(tmp_path / "file" / "inside")), open_storage(str(tmp_path / "home"))
     assert tar_indexing._keep(index, closed, home).startswith(str(tmp_path / "home"))
     with pytest.raises(OutsideError):
         tar_indexing._keep(index, closed, closed)

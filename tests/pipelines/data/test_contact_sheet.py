@@ -14,7 +14,7 @@ from components.data.shards import Index, write_index, write_shard
 from components.data.sources.base import UNKNOWN, Sample
 from components.errors import UserError
 from infra.local import Server
-from infra.storage import Storage
+from infra.storage import open_storage
 from pipelines.__main__ import run
 from pipelines.data.contact_sheet import GAP, GREY, LINE, SIDE, Tile, colour_of, compose, show
 from tests.components.data.conftest import prepare_into
@@ -134,7 +134,7 @@ def test_wrong_input(tmp_path: Path, options: dict[str, Any], said: str) -> None
 def test_a_bucket_and_a_folder_give_the_same_sheet(tmp_path: Path, s3: Server) -> None:
     samples = [Sample("a", {"png": encode_png(np.full((8, 8, 3), 90, np.uint8))})]
     folder = data_set(tmp_path / "data", samples, {"image": "png"})
-    place = Storage(f"s3://shards/{tmp_path.name}")
+    place = open_storage(f"s3://shards/{tmp_path.name}")
     for path in folder.iterdir():
         place.upload(path, path.name)
     for url, name in ((str(folder), "a.png"), (place.url, "b.png")):
