@@ -225,7 +225,7 @@ def _by_class(files: Files, data: DataPlace, on: torch.device) -> ByClass | None
     with unpacked(files) as folder:
         trained = load_task(folder, data.size)
         protocol = {"sha256": sha256_of(folder / TASK_FILE), "encoder": trained.recipe.encoder.model_dump()}
-    check_classes(trained.classes, data.classes)
+    check_classes(trained.classes, data.label_classes)
     task = trained.task.to(on)
 
     def says(picture_B3HW: torch.Tensor) -> torch.Tensor:

@@ -157,7 +157,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
     Streams.open(job.data, "train", task.needs)  # a field that is not there is said here: workers are given other tries
     began = time.perf_counter()
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
-        probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(job.classes))
+        probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(job.label_classes))
         kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
         model_id = run.tracker.log_encoder(

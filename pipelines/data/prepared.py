@@ -76,7 +76,9 @@ class DataPlace:
     index_file: str
     size: int  # of the square pictures, in pixels
     cache: str  # folder for shards that lie elsewhere
-    classes: int = 0  # that samples are labelled with; those of boxes and masks are no classes to a network
+    label_classes: int = (
+        0  # classes that samples are labelled with; those of boxes and masks are no classes to a network
+    )
     limit: int | None = None  # training samples that are used; None: all
     margin: int = 0  # by which pictures are larger than their window, in pixels
 

@@ -149,14 +149,14 @@ class WorkerHooks:
         encoder = build_like(self.engine.encoder(), self.best)
         save_encoder(encoder, folder / "encoder")
         if self.engine.step == self.engine.steps:
-            save_task(self.engine.averaged, self.job.classes, folder)
+            save_task(self.engine.averaged, self.job.label_classes, folder)
 
     def restore(self, folder: Path) -> None:
         """Continue from the checkpoint's files, on any number of ranks."""
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         self.engine.load_state_dict(state["engine"])
         self.best = state["best"]
-        self.probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(self.job.classes))
+        self.probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(self.job.label_classes))
 
 
 def build_like(encoder: Encoder, state: dict[str, Tensor] | None) -> Encoder:

@@ -33,9 +33,9 @@ class TrainingJob:
     judge: Judge | None = None  # None: nobody ends the training before its end
 
     @property
-    def classes(self) -> int:
+    def label_classes(self) -> int:
         """Classes that samples are labelled with; 0 without labels."""
-        return self.data.classes
+        return self.data.label_classes
 
 
 class ProbeScore(StepValue):

@@ -92,13 +92,13 @@ def train_worker(config: dict[str, TrainingJob]) -> None:
     assert recorder is not None, "who trains is heard"
     if broadcast_from_rank_zero(world.rank == 0 and recorder.told()):  # while the workers were started
         return
-    task = make_task(recipe, job.classes, job.encoders)
+    task = make_task(recipe, job.label_classes, job.encoders)
     streams = Streams.open(job.data, "train", task.needs)
     plan = Plan(len(streams.own), training.batch, training.epochs)
     weights = resolve_weights(task, recipe.weights)
     engine = Engine(task, training, weights, plan.steps, device, world, recipe.weight_changes)
     examples = Streams.open(job.data, "val", task.needs).examples(PICTURES)
-    probe = Probe(job, device) if job.classes and world.rank == 0 and plan.steps else None
+    probe = Probe(job, device) if job.label_classes and world.rank == 0 and plan.steps else None
     if probe and not probe.can_score:
         recorder.warn(job.run_id, "no probe: no class of the validation samples occurs in training")
         probe = None
@@ -139,13 +139,13 @@ def initialized(job: TrainingJob) -> Files:
     """The files of a task that is only initialized, by name, as a checkpoint would hold them."""
     torch.set_num_threads(1)
     recipe = job.recipe
-    task = make_task(recipe, job.classes, job.encoders)
+    task = make_task(recipe, job.label_classes, job.encoders)
     engine = Engine(task, recipe.training, {}, steps=0)
     if task.initial_samples:
         engine.initialize(Streams.open(job.data, "train", task.needs).examples(task.initial_samples))
     with tempfile.TemporaryDirectory() as folder:
         save_encoder(engine.encoder(), Path(folder) / "encoder")
-        save_task(engine.averaged, job.classes, Path(folder))
+        save_task(engine.averaged, job.label_classes, Path(folder))
         made = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
         files = packed(Path(folder), made)
     return {PROBES_FILE: b"[]", **files}
