@@ -37,8 +37,9 @@ import torch
 from PIL import Image
 
 from benchmarks._rounds import parse, parser_of, spread
+from components.data.arrays import UInt8
 from components.data.dataset import ShardedDataset, pixels
-from components.data.images import UInt8, decode, encode_png
+from components.data.images import decode, encode_png
 from components.data.loader import Loader
 from components.data.order import Order, Plan
 from components.data.scenes import render

@@ -1,11 +1,12 @@
 """One small pure function per term. Each returns a scalar: a mean over the samples of the slice at hand.
 
-Low precision is left at the door: what comes in as bf16 is computed in fp32.
+Inputs of lower precision than fp32 are computed in fp32.
 
 Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Q bins, N soft-encoding neighbours.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -143,6 +144,46 @@ def mode_seeking(first_BCHW: Tensor, second_BCHW: Tensor, first_BZ: Tensor, seco
     return (1 / (pictures_B / (first_BZ - second_BZ).abs().mean(1) + 1e-5)).mean()
 
 
+@dataclass(frozen=True)
+class Sign:
+    """What the facts of a task say of a training that has gone wrong.
+
+    It is there while every one of ``facts`` is above, or below, the bound; where one is not logged it is not there.
+    """
+
+    name: str
+    facts: tuple[str, ...]
+    warning: str  # a format of the value that is nearest to the bound
+    above: float = float("inf")
+    below: float = float("-inf")
+
+    def seen(self, values: Mapping[str, float]) -> float | None:
+        """The value that is nearest to the bound, where the sign is there; else None."""
+        if any(fact not in values for fact in self.facts):
+            return None
+        found = [values[fact] for fact in self.facts]
+        if min(found) > self.above:
+            return min(found)
+        return max(found) if max(found) < self.below else None
+
+
+REAL, FAKE, DIVERSITY = "discriminator/accuracy_real", "discriminator/accuracy_fake", "generator/diversity"
+# A discriminator that is right more often than 99 %, on both sides, teaches nobody anything.
+WON = Sign(
+    "won",
+    (REAL, FAKE),
+    "the discriminator is right on {:.1%}: it has won, the adversarial term teaches little",
+    above=0.99,
+)
+# Pictures that are closer to each other than a tenth of the distance of real ones are all the same.
+COLLAPSED = Sign(
+    "collapsed",
+    (DIVERSITY,),
+    "the generator has collapsed: its pictures differ {:.0%} as much as real ones do",
+    below=0.1,
+)
+
+
 @torch.no_grad()
 def accuracies(real_B: Tensor, fake_B: Tensor, form: Form = "non_saturating") -> dict[str, Tensor]:
     """What a discriminator gets right, each in [0, 1]; nothing for a Wasserstein critic, whose zero means nothing."""
@@ -150,8 +191,8 @@ def accuracies(real_B: Tensor, fake_B: Tensor, form: Form = "non_saturating") ->
         return {}
     border = 0.5 if form == "least_squares" else 0.0
     return {
-        "discriminator/accuracy_real": (real_B > border).float().mean(),
-        "discriminator/accuracy_fake": (fake_B < border).float().mean(),
+        REAL: (real_B > border).float().mean(),
+        FAKE: (fake_B < border).float().mean(),
     }
 
 
@@ -176,4 +217,4 @@ def diversity(fake_BCHW: Tensor, real_BCHW: Tensor, label_B: Tensor | None = Non
         (_full(x)[order_B].diff(dim=0).square().flatten(1).mean(1) * alike_B).sum() for x in (fake_BCHW, real_BCHW)
     )
     ratio = (fake / real.clamp_min(1e-12)).sqrt()
-    return {"generator/diversity": torch.where(alike_B.any(), ratio, 1.0)}
+    return {DIVERSITY: torch.where(alike_B.any(), ratio, 1.0)}

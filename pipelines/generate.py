@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from components.data.images import MAX_PIXELS, BrokenImage, UInt8, clean, decode_full
+from components.data.arrays import UInt8
+from components.data.images import MAX_PIXELS, BrokenImage, clean, decode_full
 from components.data.shards import replacing
 from components.data.sources.files import need_images, read_file
 from components.data.sources.listing import is_picture, passed_over, printable

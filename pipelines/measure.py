@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from components.config import Recipe
-from components.data.images import UInt8
+from components.data.arrays import UInt8
 from components.errors import UserError, unknown
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.pictures.classes import ByClass
@@ -159,7 +159,7 @@ def _extractor_files(uri: str | None, config: MeasureConfig, session: Session) -
         paths = {SCRIPT_FILE: Path(uri)}
     else:
         tracker = open_tracker(session.home, session.tracking_uri)
-        folder = tracker.fetch_encoder(uri, session.folder("cache"))
+        folder = tracker.models.fetch_encoder(uri, session.folder("cache"))
         paths = {name: folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
     files = {name: path.read_bytes() for name, path in paths.items()}
     _open_extractor(files, config.layer, torch.device("cpu"))

@@ -160,7 +160,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
         probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(job.label_classes))
         kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
-        model_id = run.tracker.log_encoder(
+        model_id = run.tracker.models.log_encoder(
             run.run_id,
             folder / "encoder",
             step=kept,

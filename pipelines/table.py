@@ -19,16 +19,14 @@ from pipelines.steps.step import Planned, Step
 from pipelines.steps.workflow import Workflow
 from pipelines.sweeps.worth import LEARNED, WARNING, is_learned, warnings_of
 from pipelines.sweeps.worth import beside as beside_untrained
+from pipelines.tables.figure import UNTRAINED, YARDSTICKS, Row, figure, shown_score
 from pipelines.transfer import Scored, transfer_step
 
-YARDSTICKS = ("random", "rescaled", "supervised")
-UNTRAINED = ("random", "rescaled")
 ENDS = ("random", "supervised")  # between which gaps are measured
 MANY = 10**9  # samples: where their number is not known, their error is left out
 # What a yardstick takes over from the recipe that it stands beside, so that both see as much data in the same way.
 SHARED = ("epochs", "batch", "seed", "workers", "cpus", "precision", "channels_last", "augment", "probe_every")
 
-Row = Json
 Place = tuple[str, ...]
 
 
@@ -85,7 +83,7 @@ def make_table(recipes: Sequence[Recipe], seeds: int, session: Session, override
         tables.append(_table(cells, results))
         _log(workflow, tables[0])
         for model, tags in tags_of_models(cells, results).items():
-            workflow.tracker.tag_version(model, tags)
+            workflow.tracker.models.tag_version(model, tags)
 
     scheduling.run_and_report([cell.step for cell in cells], session, "table", report)
     return tables[0]
@@ -244,7 +242,7 @@ def _table(cells: Sequence[Cell], results: Sequence[StepResult[Scored] | Diverge
         ends = [_end(task, together) for task in ENDS]
         rows += [_row(group, ends) for group in together]
         notes |= dict.fromkeys(_notes(together, ends))
-    return Table(sorted(rows, key=lambda row: (row["benchmark"], _shown(row) or 0.0)), scores, list(notes))
+    return Table(sorted(rows, key=lambda row: (row["benchmark"], shown_score(row) or 0.0)), scores, list(notes))
 
 
 def _end(task: str, together: Sequence[Group]) -> Group | None:
@@ -288,12 +286,6 @@ def _closed(group: Group, ends: Sequence[Group | None]) -> tuple[float | None, f
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits) + 0.0  # no -0.0
-
-
-def _shown(row: Row) -> float | None:
-    """The score that a row is placed by."""
-    score: float | None = row["val top-1"] if row["test top-1"] is None else row["test top-1"]
-    return score
 
 
 def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]:
@@ -360,47 +352,17 @@ def _log(workflow: Workflow, table: Table) -> None:
     tracker.log_table(run_id, table.rows, "table.json")
     tracker.log_text(run_id, table.to_markdown(), "table.md")
     tracker.log_dict(run_id, {"scores": table.scores}, "scores.json")
-    tracker.log_figure(run_id, figure(table), "table.png")
+    tracker.log_figure(run_id, figure(table.rows), "table.png")
     tracker.log_metrics(run_id, metrics(table))
 
 
 def metrics(table: Table) -> dict[str, float]:
     """{benchmark/recipe: test top-1}; what was measured on validation says so in its name."""
     scores = {
-        f"{row['benchmark']}/{'val/' if row['split'] == 'val' else ''}{row['recipe']}": _shown(row)
+        f"{row['benchmark']}/{'val/' if row['split'] == 'val' else ''}{row['recipe']}": shown_score(row)
         for row in table.rows
     }
     return {name: score for name, score in scores.items() if score is not None}
-
-
-def figure(table: Table) -> Any:
-    """Bars of test top-1 with their intervals, a panel per benchmark; yardsticks in grey, the others in colour.
-
-    Without a test split the bars are of validation, and the panel says so.
-    """
-    from matplotlib.figure import Figure
-
-    scored = [row for row in table.rows if _shown(row) is not None]
-    panels = {name: [row for row in scored if row["benchmark"] == name] for name in _benchmarks(scored)}
-    drawn = Figure(figsize=(7, 0.9 * len(panels) + 0.3 * len(scored)), layout="constrained")
-    heights = [len(rows) + 2 for rows in panels.values()]
-    axes_of = drawn.subplots(len(panels), height_ratios=heights, squeeze=False)[:, 0]
-    for axes, (name, rows) in zip(axes_of, panels.items(), strict=True):
-        colours = ["#9a9a9a" if row["recipe"] in YARDSTICKS else "#2a6f97" for row in rows]
-        scores, places = [_shown(row) or 0.0 for row in rows], range(len(rows))
-        bars = axes.barh(places, scores, xerr=[row["±"] or 0 for row in rows], color=colours)
-        axes.bar_label(bars, [f" {score:.1f}" for score in scores])
-        splits = sorted({row["split"] for row in rows})
-        mixed = len(splits) > 1
-        axes.set_yticks(places, [f"{row['recipe']} ({row['split']})" if mixed else row["recipe"] for row in rows])
-        axes.set_xlabel(f"{name}: {' or '.join(splits)} top-1, %")
-        axes.set_xlim(0, 1.12 * max(scores))
-        axes.spines[["top", "right"]].set_visible(False)
-    return drawn
-
-
-def _benchmarks(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row["benchmark"] for row in rows))
 
 
 def _text(value: Any) -> str:

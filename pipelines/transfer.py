@@ -139,7 +139,7 @@ def _unlabelled(benchmark: ProbeConfig, data: DataConfig) -> UserError:
 
 def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step[Scored]:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
-    folder = open_tracker(session.home, session.tracking_uri).fetch_encoder(encoder, session.folder("cache"))
+    folder = open_tracker(session.home, session.tracking_uri).models.fetch_encoder(encoder, session.folder("cache"))
     check_labelled(benchmark, data)
     probed_layers(load_encoder(folder), benchmark)  # says now, in one line, what does not fit
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
@@ -163,7 +163,7 @@ def _score(
     if not prepared.label_classes:
         raise UserError(f"benchmark {benchmark.name!r} needs labels, and the data has none: use a labelled source")
     session = run.session
-    folder = run.tracker.fetch_encoder(encoder, session.folder("cache"))
+    folder = run.tracker.models.fetch_encoder(encoder, session.folder("cache"))
     files = packed(folder, (CONFIG_FILE, WEIGHTS_FILE))
     data = place_of(prepared, size, str(session.folder("cache")))
     splits = [split for split in prepared.samples if split != unseen]
@@ -222,7 +222,7 @@ def _published(
     if not task.players or "label" in task.needs:
         return value
     with _REGISTERING:
-        version, _ = run.tracker.register_encoder(
+        version, _ = run.tracker.models.register_encoder(
             name,
             model_id,
             f"{metric}/val/top1",

@@ -55,7 +55,7 @@ def audit(home: Path, shards: Path, scores: list[dict[str, Any]]) -> dict[str, l
     for score in scores:
         inputs = json.loads(tracker.get_run(score["run_id"]).tags["genoise.inputs"])
         run = next(run_id for label, run_id in inputs.items() if label.startswith("pretrain"))
-        encoder = load_encoder(tracker.fetch_encoder(f"runs:/{run}/encoder", home / "cache")).eval()
+        encoder = load_encoder(tracker.models.fetch_encoder(f"runs:/{run}/encoder", home / "cache")).eval()
         features = {}
         for split, (images, _) in data.items():
             with torch.no_grad():

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from components.data.images import BrokenImage, Buffer, square_of
+from components.data.arrays import Buffer
+from components.data.images import BrokenImage, square_of
 from components.data.scramble import Int64
 
 Floats = NDArray[np.float64]

@@ -4,44 +4,35 @@ Legend of shape suffixes: H height, W width.
 """
 
 import io
-import re
 import struct
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-UInt8 = NDArray[np.uint8]
-Buffer = bytes | memoryview
+from components.data.arrays import Buffer, UInt8
+from components.data.orientation import (
+    EXIF_ORIENTATION,
+    PNG_TURNS,
+    orientation_of,
+    orientation_of_jpeg,
+    upright,
+)
+from components.data.wide_samples import TIFF_BITS, grey_of_16, is_scaled, is_white_zero, stated_bits, words_of_wide
 
 MAX_PIXELS = 64_000_000  # a 50,000 x 50,000 PNG is a few MB on disk and 7.5 GB in memory
 MAX_JPEG_PIXELS = 4 * MAX_PIXELS  # a JPEG is halved while it is decoded, so that no more than MAX_PIXELS are ever held
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes are kept as they are
 IMAGE_EXTENSIONS = ";".join(EXTENSIONS.values())
 _QUALITY = 95
-_EXIF_ORIENTATION = 0x0112
 _PNG_BIT_DEPTH = 24  # offset of the byte in the file
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_TIFF_BITS = 258  # tag: bits per sample
-_TIFF_WHITE_IS_ZERO = (262, 0)  # tag and value: what 0 stands for
 _TIFF_REDUCED, _TIFF_DNG = 254, 50706  # tags: whether it is a smaller version of another image; version of a raw file
-_DEPTHS = (8, 10, 12, 14)  # of cameras whose values lie unscaled in 16 bits
 SHRUNK = f"shrunk while decoding, more than {MAX_PIXELS // 10**6} million pixels"
-# An orientation in an Exif block (tag, type, count, value) that is not the usual "16-bit, 1 value, upright".
-_TURN = re.compile(
-    rb"\x01\x12(?!\x00\x03\x00\x00\x00\x01\x00[\x00\x01])\x00[\x01-\x0d]"
-    rb"|\x12\x01(?!\x03\x00\x01\x00\x00\x00[\x00\x01]\x00)[\x01-\x0d]\x00",
-    re.DOTALL,
-)
-_TAG = re.compile(rb"\x01\x12\0|\x12\x01.\0", re.DOTALL)
-_XMP_TURN = re.compile(rb'tiff:Orientation(="|>)([0-9])')
 _PNG_DOINGS, _PNG_TEXTS = (b"tRNS", b"acTL", b"eXIf"), (b"tEXt", b"zTXt", b"iTXt")
-_PNG_TURNS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")  # chunks that may say how a PNG is turned
 
 
 class BrokenImage(Exception):
@@ -60,7 +51,7 @@ class Cleaned:
 def clean(data: bytes) -> Cleaned:
     """Bring any image file to 8-bit RGB, upright. Files that are so already keep their bytes.
 
-    Converted: EXIF rotation (applied), CMYK, palette, 16-bit (scaled to 8, see `_grey_of_16`), alpha (over white),
+    Converted: EXIF rotation (applied), CMYK, palette, 16-bit (scaled to 8, see `grey_of_16`), alpha (over white),
     grey, 1-bit, animations (first frame), formats other than JPEG, PNG and WebP, and JPEGs of 64 to 256 million pixels
     (halved). `decode` reads the same pixels from the file as it is. Raises BrokenImage for everything that does not
     decode to the end, holds 32-bit samples of unknown range, or has more than 64 million pixels.
@@ -107,7 +98,7 @@ def _colours_of_plain_png(data: bytes) -> int | None:
     at = 33  # behind the header
     while at + 8 <= len(data):
         kind = data[at + 4 : at + 8]
-        if kind in _PNG_DOINGS or (kind in _PNG_TEXTS and data.startswith(_PNG_TURNS, at + 8)):
+        if kind in _PNG_DOINGS or (kind in _PNG_TEXTS and data.startswith(PNG_TURNS, at + 8)):
             return None
         at += 12 + int.from_bytes(data[at : at + 4], "big")
     return data[25]
@@ -130,23 +121,23 @@ def _read(data: bytes) -> _Picture:
         kind = "JPEG" if image.format == "MPO" else str(image.format)  # phones append previews and call it MPO
         # Pillow turns a TIFF while it loads it, and forgets that it did.
         tags = getattr(image, "tag_v2", {})
-        turned = tags.get(_EXIF_ORIENTATION, 1) if kind == "TIFF" else None
+        turned = tags.get(EXIF_ORIENTATION, 1) if kind == "TIFF" else None
         if tags and (tags.get(_TIFF_REDUCED, 0) & 1 or _TIFF_DNG in tags):
             raise BrokenImage("a camera's raw file, or a part of one: all that can be read is its thumbnail")
-        wide = bool(tags and 16 in tags.get(_TIFF_BITS, ()))
-        inverted = bool(tags) and _is_white_zero(tags)
-        stated = _stated_bits(data, kind, tags)
+        wide = bool(tags and 16 in tags.get(TIFF_BITS, ()))
+        inverted = bool(tags) and is_white_zero(tags)
+        stated = stated_bits(data, kind, tags)
         image.load()
         if turned is None:
-            turned = _orientation(data) if kind == "JPEG" else _orientation_of(image, data)
+            turned = orientation_of_jpeg(data) if kind == "JPEG" else orientation_of(image, data)
         changes = ["EXIF rotation"] if turned not in (0, 1) else []
         if kind != "JPEG" and getattr(image, "is_animated", False):
             changes.append("first frame of an animation")
         if kind == "PPM" and image.mode == "I":  # Pillow has scaled it by the largest value that the file states
-            grey_HW, what = _grey_of_16(np.asarray(image), 16)
+            grey_HW, what = grey_of_16(np.asarray(image), 16)
         elif image.mode.startswith("I;16"):
             wide_HW = np.asarray(image)
-            grey_HW, what = _grey_of_16(wide_HW, 16 if kind == "PNG" and _is_scaled(wide_HW, stated) else stated)
+            grey_HW, what = grey_of_16(wide_HW, 16 if kind == "PNG" and is_scaled(wide_HW, stated) else stated)
             grey_HW = 255 - grey_HW if inverted else grey_HW  # of 8 bits and fewer Pillow has done it
         else:
             grey_HW, what = None, _MODES.get(image.mode, image.mode)
@@ -154,64 +145,17 @@ def _read(data: bytes) -> _Picture:
         if grey_HW is not None:
             changes.append(what)
         elif wide or (kind == "PNG" and data[_PNG_BIT_DEPTH] == 16):
-            changes.append(_words_of_wide(rgb_HW3))
+            changes.append(words_of_wide(rgb_HW3))
         elif image.mode != "RGB":
             changes.append(what)
         elif "transparency" in image.info:
             changes.append("alpha")
         if kind not in EXTENSIONS:
             changes.append(f"format {kind}")
-        return _Picture(rgb_HW3 if kind == "TIFF" else _turned(rgb_HW3, turned), tuple(changes), kind, image.mode)
+        return _Picture(rgb_HW3 if kind == "TIFF" else upright(rgb_HW3, turned), tuple(changes), kind, image.mode)
 
 
 _MODES = {"L": "grey", "LA": "grey with alpha", "RGBA": "alpha", "P": "palette", "PA": "palette", "1": "1 bit"}
-
-
-def _stated_bits(data: bytes, kind: str, tags: Any) -> int | None:
-    """The bits of a grey sample by what the file says besides 16; None where it says nothing."""
-    if kind == "TIFF":
-        bits = tags.get(_TIFF_BITS, (16,))[0]
-        return bits if 8 < bits < 16 else None
-    at = data.find(b"sBIT", 0, data.find(b"IDAT")) if kind == "PNG" else -1
-    return data[at + 4] if at >= 0 else None
-
-
-def _is_white_zero(tags: Any) -> bool:
-    tag, value = _TIFF_WHITE_IS_ZERO
-    return bool(tags.get(tag) == value)
-
-
-def _is_scaled(wide_HW: NDArray[Any], stated: int | None) -> bool:
-    """Whether samples of ``stated`` bits fill 16, as the PNG standard wants it: shifted up, or scaled by 65535."""
-    if stated is None or not 8 < stated < 16:
-        return False
-    wide_HW = wide_HW.astype(np.int64)
-    narrow_HW, shift = wide_HW >> (16 - stated), 16 - stated
-    shifted = (narrow_HW << shift) == wide_HW
-    scaled = np.abs(narrow_HW * 65535 / ((1 << stated) - 1) - wide_HW) <= 1
-    return bool(shifted.all() or scaled.all())
-
-
-def _grey_of_16(wide_HW: NDArray[Any], stated: int | None) -> tuple[UInt8, str]:
-    """Grey values of up to 16 bits -> (uint8, what was done, in words).
-
-    Microscopes and cameras put 12 bits into 16, where they would be near black: what nowhere goes beyond 8, 10, 12 or
-    14 bits is stretched by that range, of ``stated`` bits where the file states them, and anything else by 65535.
-    """
-    largest = int(wide_HW.max())
-    if stated is not None:
-        bits = stated if largest < 1 << stated else 16
-    else:
-        bits = next((bits for bits in _DEPTHS if 0 < largest < 1 << bits), 16)
-    limit = (1 << bits) - 1
-    grey_HW = ((wide_HW.astype(np.uint32) * 255 + limit // 2) // limit).astype(np.uint8)
-    return grey_HW, "16 bit" if bits == 16 else f"{bits}-bit grey stretched by {limit}"
-
-
-def _words_of_wide(rgb_HW3: UInt8) -> str:
-    """What was done to 16-bit colour: its upper 8 bits were read, too few to stretch what lies in the lower ones."""
-    used = 8 + int(rgb_HW3.max()).bit_length()
-    return "16 bit" if used == 8 or used > max(_DEPTHS) else f"16-bit colour of {max(_DEPTHS)} bits or less, left dark"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -236,7 +180,7 @@ def _is_large(data: Buffer) -> bool:
 
 def _changes_of_jpeg(data: bytes) -> tuple[str, ...]:
     _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
-    changes = ["EXIF rotation"] if _orientation(data) not in (0, 1) else []
+    changes = ["EXIF rotation"] if orientation_of_jpeg(data) not in (0, 1) else []
     if colours not in _JPEG_COLOURS:
         changes.append("CMYK")
     elif colours == "Gray":
@@ -245,59 +189,6 @@ def _changes_of_jpeg(data: bytes) -> tuple[str, ...]:
 
 
 _JPEG_COLOURS = ("YCbCr", "RGB", "Gray")  # which simplejpeg makes RGB
-
-
-def _orientation(data: Buffer) -> int:
-    """How a JPEG has to be turned, as Exif counts: 1 is upright.
-
-    Only the segments before the first table are looked into, where Exif and XMP have to be: for a plain JPEG that is a
-    microsecond, and it is read for every sample of a training.
-    """
-    at, by_xmp = 2, 1
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        kind = data[at + 1]
-        if not (0xE0 <= kind <= 0xEF or kind == 0xFE):
-            break
-        end = at + 2 + (data[at + 2] << 8) + data[at + 3]
-        if kind == 0xE1:
-            said = bytes(data[at + 4 : end])
-            if said.startswith(b"Exif\0\0"):
-                if by_exif := _orientation_in(said):
-                    return by_exif
-            elif found := _XMP_TURN.search(said):
-                by_xmp = int(found[2])
-        at = end
-    return by_xmp
-
-
-def _orientation_in(exif: bytes) -> int | None:
-    """What an Exif block says; None for one that says nothing, or cannot be read."""
-    if not _TURN.search(exif):
-        return 1 if _TAG.search(exif) else None
-    block = Image.Exif()
-    try:
-        block.load(exif)
-        return int(block.get(_EXIF_ORIENTATION, 0)) or None
-    except Exception:  # a damaged block is no reason to refuse the picture
-        return None
-
-
-def _orientation_of(image: Image.Image, data: bytes) -> int:
-    """As `_orientation`, of a file that is no JPEG; of a PNG only where a chunk may say it, as asking decodes it."""
-    if image.format == "PNG" and not any(marker in data for marker in _PNG_TURNS):
-        return 1
-    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-
-
-def _turned(rgb_HW3: UInt8, orientation: int) -> UInt8:
-    """Pixels as the Exif ``orientation`` wants them shown: where row 0 and column 0 belong."""
-    if 5 <= orientation <= 8:
-        rgb_HW3 = rgb_HW3.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        rgb_HW3 = rgb_HW3[::-1]
-    if orientation in (2, 3, 6, 7):
-        rgb_HW3 = rgb_HW3[:, ::-1]
-    return np.ascontiguousarray(rgb_HW3)
 
 
 def _reason(data: bytes, error: Exception) -> str:
@@ -358,9 +249,9 @@ def decode_map(data: Buffer, size: int | None = None) -> UInt8:
 def _spread_of_map(data: bytes, image: Image.Image) -> int:
     """By what Pillow multiplies the labels in a grey map of 2 or 4 bits, to fill 8. Raises BrokenImage."""
     tags = getattr(image, "tag_v2", {})
-    if tags and _is_white_zero(tags):
+    if tags and is_white_zero(tags):
         raise BrokenImage("a map of labels in a TIFF whose 0 is white: write it as PNG")
-    bits = data[_PNG_BIT_DEPTH] if image.format == "PNG" else tags.get(_TIFF_BITS, (8,))[0]
+    bits = data[_PNG_BIT_DEPTH] if image.format == "PNG" else tags.get(TIFF_BITS, (8,))[0]
     return 255 // ((1 << bits) - 1) if image.mode == "L" and bits in (2, 4) else 1
 
 
@@ -392,18 +283,18 @@ def decode_full(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8
 def _decode_jpeg(data: Buffer, least: int = 0, out: UInt8 | None = None) -> UInt8:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width, height, MAX_JPEG_PIXELS)
-    orientation = _orientation(data)
+    orientation = orientation_of_jpeg(data)
     if colours not in _JPEG_COLOURS:
         return _read(bytes(data)).rgb_HW3
     least = least if least and min(height, width) >= 2 * least else 0
     if width * height > MAX_PIXELS and not least:
         halves = {"min_height": (height + 1) // 2, "min_width": (width + 1) // 2}
         rgb_HW3: UInt8 = simplejpeg.decode_jpeg(data, "RGB", **halves)
-        return _turned(rgb_HW3, orientation)
+        return upright(rgb_HW3, orientation)
     room = out if out is not None and out.shape == (height, width, 3) and orientation in (0, 1) else None
     rgb_HW3 = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least, buffer=room)
     if orientation not in (0, 1):
-        return _turned(rgb_HW3, orientation)
+        return upright(rgb_HW3, orientation)
     return rgb_HW3 if room is None else room
 
 
@@ -412,9 +303,9 @@ def image_size(data: Buffer) -> tuple[int, int]:
     try:
         if _is_jpeg(data):
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return (height, width) if 5 <= _orientation(data) <= 8 else (width, height)
+            return (height, width) if 5 <= orientation_of_jpeg(data) <= 8 else (width, height)
         with Image.open(io.BytesIO(data)) as image:  # which has turned the size of a TIFF
-            turned = image.format != "TIFF" and 5 <= _orientation_of(image, bytes(data)) <= 8
+            turned = image.format != "TIFF" and 5 <= orientation_of(image, bytes(data)) <= 8
             return image.size[::-1] if turned else image.size
     except Exception as error:
         raise BrokenImage(_reason(bytes(data), error)) from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from components.config import Config, EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError, unknown
+from components.losses import Sign
 from components.networks.encoder import Encoder
 
 Batch = dict[str, Tensor]
@@ -55,6 +56,7 @@ class Task(nn.Module):
     terms: dict[str, Term]
     players: dict[str, Player]  # insertion order is update order; a task without players trains nothing
     needs: tuple[str, ...] = ("image",)  # fields of a sample; see components.data
+    signs: ClassVar[tuple[Sign, ...]] = ()  # what the logged facts say of a training that has gone wrong
     makes_pictures: ClassVar[bool] = True  # False: `samples` only moves or marks the pixels that it was given
     initial_samples: int = 0  # how many samples `initialize` wants to see before the first step
     history: tuple[str, ...] = ()  # entries of inputs or outputs, a row per sample, that `remember` gets

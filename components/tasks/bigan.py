@@ -43,6 +43,8 @@ class BiGan(Task):
         "generator": Player(("trunk", "code", "generator"), _ADAM),
     }
 
+    signs = (losses.WON, losses.COLLAPSED)
+
     class Options(Task.Options):
         """What may be said under ``options``."""
 

@@ -46,6 +46,8 @@ class ConditionalGan(Task):
         "generator": Player(("condition", "generator"), _ADAM),
     }
 
+    signs = (losses.WON, losses.COLLAPSED)
+
     class Options(GanOptions, Task.Options):
         """What may be said under ``options``."""
 

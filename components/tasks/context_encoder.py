@@ -42,6 +42,8 @@ class ContextEncoder(Task):
         "generator": Player(("trunk", "bottleneck", "decoder"), OptimizerConfig(lr=2e-3, betas=(0.5, 0.999))),
     }
 
+    signs = (losses.WON,)
+
     class Options(Task.Options):
         """What may be said under ``options``."""
 

@@ -45,6 +45,8 @@ class CycleGAN(Task):
     }
     needs = ("image", "other")
 
+    signs = (losses.WON,)
+
     class Options(Task.Options):
         """What may be said under ``options``."""
 

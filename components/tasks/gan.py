@@ -40,6 +40,8 @@ class Gan(Task):
         "generator": Player(("generator",), _ADAM),
     }
 
+    signs = (losses.WON, losses.COLLAPSED)
+
     class Options(GanOptions, Task.Options):
         """What may be said under ``options``."""
 

@@ -54,6 +54,8 @@ class Pix2pix(Task):
         "generator": Player(("trunk", "decoder"), _ADAM),
     }
 
+    signs = (losses.WON,)
+
     class Options(Task.Options):
         """What may be said under ``options``."""
 

@@ -45,6 +45,8 @@ class SuperResolution(Task):
         "generator": Player(("trunk", "upscaler"), OptimizerConfig(lr=1e-3)),
     }
 
+    signs = (losses.WON,)
+
     class Options(Task.Options):
         """What may be said under ``options``."""
 

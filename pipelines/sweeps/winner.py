@@ -52,7 +52,7 @@ def register_winner(wanted: Sweep, winner: Record, said: Sequence[str], learned:
     first = wanted.objectives[0]
     on = wanted.recipes[0].score_on  # scores on other data are another measure
     name = f"genoise-sweep-{wanted.name}"
-    version, _ = workflow.tracker.register_encoder(
+    version, _ = workflow.tracker.models.register_encoder(
         name,
         trained.value.model_id,
         f"{first.name} on {data_name(on)}/val" if on else f"{first.name}/val",

@@ -31,7 +31,7 @@ def fetch_named(recipe: Recipe, tracker: Tracker, cache: Path) -> Named:
 
     Raises OutsideError for one that is not where the option says: a folder, s3://, runs:/ID/encoder, models:/NAME/1.
     """
-    folders = {option: tracker.fetch_encoder(uri, cache) for option, uri in named_by(recipe).items()}
+    folders = {option: tracker.models.fetch_encoder(uri, cache) for option, uri in named_by(recipe).items()}
     return {option: packed(folder, (CONFIG_FILE, WEIGHTS_FILE)) for option, folder in folders.items()}
 
 

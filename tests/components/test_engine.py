@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from components import losses
 from components.config import EncoderConfig, OptimizerConfig, TrainingConfig
 from components.draws import Draws
 from components.engine import Engine, Intervals, Watch, fit, learning_rate_factor
@@ -262,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_written() -> Non
     ],
 )
 def test_a_game_that_is_over_is_said_once(bad: dict[str, float], good: dict[str, float], message: str) -> None:
-    watch = Watch()
+    watch = Watch((losses.WON, losses.COLLAPSED))
     said = [watch.check(step, bad) for step in range(10)]
     assert [step for step, text in enumerate(said) if text is not None] == [4]
     assert message in str(said[4])
@@ -272,9 +273,15 @@ def test_a_game_that_is_over_is_said_once(bad: dict[str, float], good: dict[str,
 
 
 def test_a_discriminator_that_is_right_on_one_side_has_not_won() -> None:
-    watch = Watch()
+    watch = Watch((losses.WON, losses.COLLAPSED))
     values = {"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 0.6, "loss/discriminator": -40.0}
     assert not any(watch.check(step, values) for step in range(10))
+
+
+def test_a_sign_that_a_task_brings_itself_is_watched() -> None:
+    watch = Watch((losses.Sign("asleep", ("encoder/motion",), "it moves {:.2f}", below=0.5),))
+    assert [watch.check(step, {"encoder/motion": 0.25}) for step in range(5)] == [None] * 4 + ["it moves 0.25"]
+    assert not any(watch.check(step, {"loss/l2": 0.0}) for step in range(10)), "what is not logged is no sign"
 
 
 class Remembering(Pair):

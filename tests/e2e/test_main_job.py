@@ -70,7 +70,7 @@ def test_training_is_recorded(main_job: tuple[Home, str]) -> None:
 def test_the_encoder_is_a_model_with_its_scores(main_job: tuple[Home, str]) -> None:
     home, out = main_job
     tracker = open_tracker(home.folder)
-    folder = tracker.fetch_encoder("models:/genoise-shapes@best", home.folder / "cache")
+    folder = tracker.models.fetch_encoder("models:/genoise-shapes@best", home.folder / "cache")
     encoder = load_encoder(folder)
     maps = encoder(torch.rand(2, 3, 32, 32))
     assert tuple(maps) == encoder.layers and all(map_BCHW.isfinite().all() for map_BCHW in maps.values())

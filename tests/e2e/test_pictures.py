@@ -34,7 +34,7 @@ def test_pictures_are_measured_once(trained: tuple[Home, str]) -> None:
     for values in result["value"]["values"].values():
         assert values.keys() == {"l1", "psnr", "ssim", "frechet", "kernel", "kernel_error"}
         assert 0 < values["ssim"] < 1 and values["psnr"] > 5
-    weights = open_tracker(home.folder).fetch_encoder(run, home.folder / "cache") / "encoder.safetensors"
+    weights = open_tracker(home.folder).models.fetch_encoder(run, home.folder / "cache") / "encoder.safetensors"
     extractor = result["value"]["protocol"]["extractor"]
     assert (extractor["layer"], extractor["sha256"]) == ("conv2", sha256_of(weights))
     files = {file.path for file in home.client().list_artifacts(result["run_id"])}

@@ -129,7 +129,9 @@ def test_the_winner_is_a_recipe_and_a_model(swept: tuple[Home, Any]) -> None:
     recipe = load_recipe(path)
     assert {f"weights.{term}": weight for term, weight in recipe.weights.items()} == said["point"]
     assert said["run_id"] in Path(path).read_text().splitlines()[0]
-    assert open_tracker(home.folder).fetch_encoder("models:/genoise-sweep-context_encoder@best", home.folder / "cache")
+    assert open_tracker(home.folder).models.fetch_encoder(
+        "models:/genoise-sweep-context_encoder@best", home.folder / "cache"
+    )
     assert home.run("pretrain", path, "--json", "--quiet").last["reused"] is True
 
 

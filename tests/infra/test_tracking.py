@@ -145,13 +145,13 @@ def test_mlflow_is_imported_late() -> None:
 
 def test_an_encoder_becomes_a_model_with_scores(store: Tracker, encoder: Path, tmp_path: Path) -> None:
     run = store.start_run("pretrain")
-    model = store.log_encoder(run, encoder, scores={"linear/top1": 0.5}, params={"task": "rotation"})
+    model = store.models.log_encoder(run, encoder, scores={"linear/top1": 0.5}, params={"task": "rotation"})
     store.log_metrics(run, {"linear/top5": 0.9}, model_id=model)
     stored = store.client.get_logged_model(model)
     assert {m.key: m.value for m in stored.metrics or []} == {"linear/top1": 0.5, "linear/top5": 0.9}
     assert (stored.name, stored.params, stored.source_run_id) == ("encoder", {"task": "rotation"}, run)
     for uri in (f"models:/{model}", f"runs:/{run}/encoder", f"runs:/{run}", str(encoder)):
-        folder = store.fetch_encoder(uri, tmp_path / "cache")
+        folder = store.models.fetch_encoder(uri, tmp_path / "cache")
         assert (folder / "encoder.safetensors").read_bytes() == b"weights"
         assert (folder / "config.json").is_file()
 
@@ -159,32 +159,34 @@ def test_an_encoder_becomes_a_model_with_scores(store: Tracker, encoder: Path, t
 def test_the_alias_moves_only_to_a_higher_score(store: Tracker, encoder: Path, tmp_path: Path) -> None:
     name = f"model-{tmp_path.name}"
     run = store.start_run("pretrain")
-    models = [store.log_encoder(run, encoder) for _ in range(3)]
-    assert store.register_encoder(name, models[0], "linear/top1", 0.5) == (1, True)
-    assert store.register_encoder(name, models[1], "linear/top1", 0.4) == (2, False)
+    models = [store.models.log_encoder(run, encoder) for _ in range(3)]
+    assert store.models.register_encoder(name, models[0], "linear/top1", 0.5) == (1, True)
+    assert store.models.register_encoder(name, models[1], "linear/top1", 0.4) == (2, False)
     assert store.client.get_model_version_by_alias(name, "best").version in ("1", 1)
-    assert store.register_encoder(name, models[2], "linear/top1", 0.6) == (3, True)
-    assert store.register_encoder(name, models[1], "linear/top1", 0.4) == (2, False)  # again: no new version
+    assert store.models.register_encoder(name, models[2], "linear/top1", 0.6) == (3, True)
+    assert store.models.register_encoder(name, models[1], "linear/top1", 0.4) == (2, False)  # again: no new version
     assert len(store.client.search_model_versions(f"name = '{name}'")) == 3
     for uri in (f"models:/{name}@best", f"models:/{name}/1"):
-        assert (store.fetch_encoder(uri, tmp_path / "cache") / "config.json").is_file()
+        assert (store.models.fetch_encoder(uri, tmp_path / "cache") / "config.json").is_file()
 
 
 def test_a_registered_encoder_says_what_it_is(store: Tracker, encoder: Path, tmp_path: Path) -> None:
     name = f"model-{tmp_path.name}"
-    model = store.log_encoder(store.start_run("pretrain"), encoder, tags={"recipe": "rotation"})
-    store.register_encoder(name, model, "linear/top1", 0.5, description="51 %", about="encoders of shapes")
+    model = store.models.log_encoder(store.start_run("pretrain"), encoder, tags={"recipe": "rotation"})
+    store.models.register_encoder(name, model, "linear/top1", 0.5, description="51 %", about="encoders of shapes")
     version = store.client.get_model_version(name, "1")
     assert (version.description, version.tags["recipe"]) == ("51 %", "rotation")
     assert store.client.get_registered_model(name).description == "encoders of shapes"
-    store.register_encoder(name, model, "linear/top1", 0.5, description="worse than untrained", tags={"learned": "no"})
+    store.models.register_encoder(
+        name, model, "linear/top1", 0.5, description="worse than untrained", tags={"learned": "no"}
+    )
     version = store.client.get_model_version(name, "1")
     assert (version.description, version.tags["learned"]) == ("worse than untrained", "no")
-    store.tag_version(f"models:/{name}/1", {"learned": "yes"})
+    store.models.tag_version(f"models:/{name}/1", {"learned": "yes"})
     assert store.client.get_model_version(name, "1").tags["learned"] == "yes"
     store.client.delete_model_version(name, "1")
-    store.tag_version(f"models:/{name}/1", {"learned": "no"})  # finished work is not lost for a tag
-    store.tag_version("models:/nobody/1", {"learned": "no"})
+    store.models.tag_version(f"models:/{name}/1", {"learned": "no"})  # finished work is not lost for a tag
+    store.models.tag_version("models:/nobody/1", {"learned": "no"})
 
 
 def test_a_run_says_what_it_is(store: Tracker) -> None:
@@ -199,7 +201,7 @@ def test_a_run_says_what_it_is(store: Tracker) -> None:
 )
 def test_an_encoder_that_is_not_there(store: Tracker, uri: str, tmp_path: Path) -> None:
     with pytest.raises(OutsideError) as caught:
-        store.fetch_encoder(uri, tmp_path)
+        store.models.fetch_encoder(uri, tmp_path)
     assert uri in str(caught.value) or "123" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -211,10 +213,10 @@ def test_an_encoder_in_a_bucket(tracker: Tracker, s3: Server, encoder: Path, tmp
     url = f"s3://shards/{tmp_path.name}"
     for file in encoder.iterdir():
         open_storage(url).upload(file, file.name)
-    folder = tracker.fetch_encoder(url, tmp_path / "cache")
+    folder = tracker.models.fetch_encoder(url, tmp_path / "cache")
     assert (folder / "encoder.safetensors").read_bytes() == b"weights"
     with pytest.raises(OutsideError, match="there is no config"):
-        tracker.fetch_encoder(f"{url}/nothing", tmp_path / "cache")
+        tracker.models.fetch_encoder(f"{url}/nothing", tmp_path / "cache")
 
 
 # What goes wrong with servers: one line, and soon

@@ -142,11 +142,13 @@ def test_odd_homes_have_a_database_and_files_of_their_own(tmp_path: Path, empty_
         run_id = tracker.start_run(f"run of {name}")
         tracker.log_text(run_id, f"text of {name}", "sub/note.txt")
         tracker.log_artifacts(run_id, tmp_path / "file")
-        model = tracker.log_encoder(run_id, encoder(tmp_path / "encoder"))
+        model = tracker.models.log_encoder(run_id, encoder(tmp_path / "encoder"))
         assert [each.name for each in tracker.search({}, "RUNNING")] == [f"run of {name}"]
         assert tracker.read_text(run_id, "sub/note.txt") == f"text of {name}"
         assert tracker.read_text(run_id, "file") == "text of a file"
-        assert (tracker.fetch_encoder(f"models:/{model}", tmp_path / "cache") / "config.json").read_text() == "{}"
+        assert (
+            tracker.models.fetch_encoder(f"models:/{model}", tmp_path / "cache") / "config.json"
+        ).read_text() == "{}"
     assert {path.name for path in tmp_path.iterdir()} == {*ODD, "file", "encoder"}  # nothing beside them
     for name in ODD:
         files = {path.relative_to(tmp_path / name).parts[0] for path in (tmp_path / name).rglob("*")}

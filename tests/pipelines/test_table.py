@@ -10,7 +10,8 @@ from components.errors import Diverged, UserError
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import check_recipe, load_recipe
 from pipelines.steps.results import StepResult
-from pipelines.table import Table, _cells, _table, figure, metrics, yardsticks
+from pipelines.table import Table, _cells, _table, metrics, yardsticks
+from pipelines.tables.figure import figure
 from pipelines.transfer import Scored, _story
 
 
@@ -46,7 +47,7 @@ def test_a_row_that_diverged_altogether_stands_in_the_table_without_a_score() ->
     assert rows["autoencoder"]["test top-1"] is None and rows["autoencoder"]["seeds"] == "0 (1 diverged)"
     assert rows["rescaled"]["gap closed"] is None, "there is no supervised score to compare with"
     assert "| autoencoder | linear | no | – |" in table.to_markdown()
-    assert [text.get_text() for text in figure(table).axes[0].get_yticklabels()] == ["random", "rescaled"]
+    assert [text.get_text() for text in figure(table.rows).axes[0].get_yticklabels()] == ["random", "rescaled"]
 
 
 def recipe(name: str, *settings: str) -> Recipe:
@@ -114,7 +115,7 @@ def test_without_a_test_split_no_figure_says_test() -> None:
     assert note.startswith("no test split: autoencoder, random, rescaled, supervised: ")
     assert "± and gap closed are of val top-1" in note
     assert note in table.to_markdown() and '"test top-1": null' in table.to_json()
-    assert figure(table).axes[0].get_xlabel() == "linear: val top-1, %"
+    assert figure(table.rows).axes[0].get_xlabel() == "linear: val top-1, %"
     assert metrics(table)["linear/val/random"] == 30.0 and "linear/random" not in metrics(table)
     assert "no test split" in _story(result(0.3, "val").value) and "on test" not in _story(result(0.3, "val").value)
 

@@ -13,8 +13,9 @@ from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, clean, decode_map, encode_png, image_size
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import key_of, open_root, read_file, read_text
-from components.data.sources.layout import names_told, partners_by_split
+from components.data.sources.layout import names_told
 from components.data.sources.listing import printable
+from components.data.sources.partners import partners_by_split
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 

@@ -9,8 +9,9 @@ from components.config import Config, DataConfig
 from components.data.images import IMAGE_EXTENSIONS, Cleaned, clean, decode_full, encode, image_size
 from components.data.sources.base import Sample, Source, register_source
 from components.data.sources.files import Pair, Pairs, key_of, open_root, read_file
-from components.data.sources.layout import images_by_split, names_told, partners_by_split
+from components.data.sources.layout import images_by_split, names_told
 from components.data.sources.listing import printable
+from components.data.sources.partners import partners_by_split
 from components.data.splits import SPLIT_NAMES
 from components.errors import UserError
 

@@ -11,17 +11,15 @@ from components.data.images import IMAGE_EXTENSIONS, clean
 from components.data.sources.base import SPLITS, Sample, Source, register_source
 from components.data.sources.files import key_of, list_images, open_root, read_file, subfolder
 from components.data.sources.layout import (
-    check_listed,
     check_no_splits,
     count_left_out,
     folders_and_archives,
-    has_labels,
     match_told,
-    read_table,
     revision_of,
     told_table,
 )
 from components.data.sources.listing import printable
+from components.data.sources.split_table import check_listed, has_labels, read_table
 from components.data.splits import CLASSES, SPLIT_NAMES
 from components.errors import UserError
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from components.data.scenes import CLASSES, KINDS, MAX_OBJECTS, render
+from components.data.scene_kinds import KINDS
+from components.data.scenes import CLASSES, MAX_OBJECTS, render
 
 
 @pytest.mark.parametrize("size", [32, 48])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components import losses
 from components.config import EncoderConfig
 from components.draws import Draws
 from components.tasks.base import Batch, Task, Tensors, all_tasks, build_task
@@ -112,6 +113,17 @@ def test_every_term_is_there_once_and_finite(name: str, options: dict[str, Any])
     assert sorted(terms) == sorted(task.terms)
     for term, loss in all_losses(task, inputs).items():
         assert loss.shape == () and loss.isfinite() and loss > 0, term
+
+
+@trained
+def test_whoever_logs_the_facts_of_a_game_says_what_they_are_signs_of(name: str, options: dict[str, Any]) -> None:
+    task = make_task(name, options)
+    inputs = make_inputs(task, make_batch())
+    outputs = task(inputs)
+    facts = {fact for player in task.players for fact in task.losses(player, inputs, outputs)} - task.terms.keys()
+    known = {sign for sign in (losses.WON, losses.COLLAPSED) if facts >= set(sign.facts)}
+    assert known <= {*task.signs}
+    assert {sign for sign in task.signs if facts >= set(sign.facts)} == known
 
 
 @trained

@@ -108,7 +108,8 @@ def test_the_registered_model_says_it() -> None:
 
     trained = SimpleNamespace(value=SimpleNamespace(model_id="m-1"))
     workflow: Any = SimpleNamespace(
-        tracker=SimpleNamespace(register_encoder=register), finished=SimpleNamespace(find=lambda step: trained)
+        tracker=SimpleNamespace(models=SimpleNamespace(register_encoder=register)),
+        finished=SimpleNamespace(find=lambda step: trained),
     )
     found = records(0.31, 0.38)[2]
     assert register_winner(sweep, found, ["it is worse"], "no", workflow) == "models:/genoise-sweep-context_encoder/1"

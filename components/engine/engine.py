@@ -10,12 +10,10 @@ Legend of shape suffixes: B samples of the slice at hand.
 """
 
 import copy
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,35 +21,12 @@ from torch import Tensor, nn
 from components.config import AugmentConfig, OptimizerConfig, TrainingConfig
 from components.data.augment import augment
 from components.draws import Draws
-from components.errors import Diverged, UserError
+from components.engine.optimizers import learning_rate_factor, make_optimizer
+from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.networks.norm import set_sync
 from components.parallel import World, in_layout_of
 from components.tasks.base import Batch, Player, Task, Tensors
-
-SURE = 0.99  # a discriminator that is right more often, on both sides, teaches nobody anything,
-COLLAPSED = 0.1  # and a generator's pictures that are closer to each other, relative to real ones, are all the same,
-PATIENCE = 5  # when it stays so for that many log lines
-
-
-def make_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer that ``config`` names, in its fused form."""
-    if config.name == "sgd":
-        nesterov = config.nesterov and config.momentum > 0
-        return torch.optim.SGD(
-            parameters, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov, fused=True
-        )
-    cls = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return cls(parameters, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
-
-
-def learning_rate_factor(config: TrainingConfig, step: int, steps: int) -> float:
-    """Factor on every learning rate at ``step`` of ``steps``: linear warm-up, then the schedule down to zero."""
-    warm = config.warmup * steps
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    done = (step - warm) / max(1.0, steps - warm)
-    return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
 
 
 def weights_at(weights: dict[str, float], changes: Mapping[int, dict[str, float]], step: int) -> dict[str, float]:
@@ -313,130 +288,3 @@ class Engine:
             self.average.load_state_dict(state["average"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
-
-
-class Hooks(Protocol):
-    """What the caller of `fit` wants to happen. Every rank calls every method at the same steps."""
-
-    def log(self, step: int, values: dict[str, float]) -> None: ...
-    def warn(self, step: int, message: str) -> None: ...
-    def samples(self, step: int, engine: Engine) -> None: ...
-    def probe(self, step: int, engine: Engine) -> None: ...
-    def checkpoint(self, step: int, engine: Engine) -> None: ...
-
-
-class Loaded(Protocol):
-    """One rank's slice of the global batch [start, stop) of the stream of samples."""
-
-    @property
-    def start(self) -> int: ...
-    @property
-    def stop(self) -> int: ...
-    @property
-    def positions(self) -> Tensor: ...
-    @property
-    def batch(self) -> Batch: ...
-
-
-@dataclass
-class Intervals:
-    """Steps between the things that happen beside training."""
-
-    log: int
-    probe: int
-    samples: int
-    checkpoint: int
-
-    @classmethod
-    def of(cls, training: TrainingConfig, samples: int) -> "Intervals":
-        """From the configuration, for a training split of ``samples``."""
-
-        def steps(epochs: float) -> int:
-            return max(1, math.ceil(epochs * samples / training.batch))
-
-        return cls(
-            training.log_every, steps(training.probe_every), steps(training.sample_every), training.checkpoint_every
-        )
-
-
-@dataclass
-class Meter:
-    """Sums logged values between two log lines, on the device, so that a step does not wait for its own loss."""
-
-    sums: Tensors = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def add(self, values: Tensors) -> None:
-        """Add one step's values."""
-        for key, value in values.items():
-            self.sums[key] = self.sums[key] + value if key in self.sums else value
-            self.counts[key] = self.counts.get(key, 0) + 1
-
-    def flush(self, world: World) -> dict[str, float]:
-        """Means over the steps since the last flush, over all ranks."""
-        if not self.sums:
-            return {}
-        vector = world.sum(torch.stack([value.detach().float().reshape(()) for value in self.sums.values()]))
-        means = {k: v / self.counts[k] for k, v in zip(self.sums, vector.tolist(), strict=True)}
-        self.sums, self.counts = {}, {}
-        return means
-
-
-class Watch:
-    """Reads log lines for signs of divergence."""
-
-    def __init__(self) -> None:
-        self.lasting: dict[str, int] = {}  # sign: for how many log lines it has been there
-
-    def check(self, step: int, values: dict[str, float]) -> str | None:
-        """A warning, once for as long as its reason lasts, or None. Raises Diverged when a value is not finite."""
-        broken = sorted(key for key, value in values.items() if not math.isfinite(value))
-        if broken:
-            raise Diverged(
-                f"step {step}: {', '.join(broken)} not finite; try a smaller learning rate, training.clip, or fp32"
-            )
-        right = min(values.get(f"discriminator/accuracy_{kind}", 0.0) for kind in ("real", "fake"))
-        if self._lasts("won", right > SURE):
-            return f"the discriminator is right on {right:.1%}: it has won, the adversarial term teaches little"
-        spread = values.get("generator/diversity", 1.0)
-        if self._lasts("collapsed", spread < COLLAPSED):
-            return f"the generator has collapsed: its pictures differ {spread:.0%} as much as real ones do"
-        return None
-
-    def _lasts(self, sign: str, there: bool) -> bool:
-        """Whether the sign has now been there for as long as patience goes."""
-        self.lasting[sign] = self.lasting.get(sign, 0) + 1 if there else 0
-        return self.lasting[sign] == PATIENCE
-
-
-def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hooks, waited: Callable[[], float]) -> None:
-    """Train from ``engine.step`` to the end of ``batches`` (which must start at that step).
-
-    ``waited``: seconds that the loader has kept the engine waiting so far. Raises Diverged, and what hooks raise.
-    """
-    meter, watch = Meter(), Watch()
-    images, since, idle = 0, time.perf_counter(), waited()
-    for loaded in batches:
-        measure = (engine.step + 1) % every.log == 0
-        meter.add(engine.train_step(loaded.batch, loaded.positions, loaded.stop - loaded.start, measure))
-        images += loaded.stop - loaded.start
-        step, last = engine.step, engine.step == engine.steps
-        save, probe = (step % often == 0 or last for often in (every.checkpoint, every.probe))
-        if step % every.log == 0 or save or probe:  # what is saved or probed comes of losses that were finite
-            values, now = meter.flush(engine.world), time.perf_counter()
-            values |= {
-                "images_per_second": images / (now - since),
-                "data_wait_share": (waited() - idle) / (now - since),
-            }
-            hooks.log(step, values)
-            if warning := watch.check(step, values):
-                hooks.warn(step, warning)
-            images, since, idle = 0, now, waited()
-        aside = time.perf_counter()
-        if step % every.samples == 0 or last:
-            hooks.samples(step, engine)
-        if probe:
-            hooks.probe(step, engine)
-        if save:
-            hooks.checkpoint(step, engine)
-        since += time.perf_counter() - aside  # the throughput is that of training

@@ -1,0 +1,7 @@
+"""Kinds of arrays and buffers that pictures come in."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8 = NDArray[np.uint8]
+Buffer = bytes | memoryview

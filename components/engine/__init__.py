@@ -1,0 +1,8 @@
+"""The engine: trains any task. It knows no task by name and needs torch alone."""
+
+from components.engine.engine import Engine, weights_at
+from components.engine.loop import Hooks, Intervals, fit
+from components.engine.optimizers import learning_rate_factor, make_optimizer
+from components.engine.watch import Watch
+
+__all__ = ["Engine", "Hooks", "Intervals", "Watch", "fit", "learning_rate_factor", "make_optimizer", "weights_at"]

@@ -1,0 +1,205 @@
+"""Encoders as MLflow knows them: models of the runs that trained them, and versions of registered models."""
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import OutsideError
+from infra.storage import is_remote, local_path, open_storage
+from infra.tracking.runs import Runs, move_into_place
+from infra.tracking.store import readable, shown
+from infra.tracking.values import flatten, text
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+
+ALIAS = "best"
+
+
+class Models:
+    """The encoders of an experiment. Methods raise OutsideError as those of its `Store` do."""
+
+    def __init__(self, store: Runs) -> None:
+        self.store = store
+
+    @readable
+    def log_encoder(
+        self,
+        run_id: str,
+        folder: Path,
+        name: str = "encoder",
+        scores: Mapping[str, float] | None = None,
+        step: int = 0,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """Store an encoder's own files as a model of the run, with its scores; returns the model's id."""
+        from mlflow.entities import LoggedModelOutput
+
+        model = self.store.client.create_logged_model(
+            self.store.experiment_id,
+            name=name,
+            source_run_id=run_id,
+            model_type="encoder",
+            params={key: text(value)[:500] for key, value in flatten(params or {}).items()},
+            tags=dict(tags or {}),
+        )
+        self.store.client.log_model_artifacts(model.model_id, str(folder))
+        self.store.client.finalize_logged_model(model.model_id, "READY")
+        self.store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=step)])
+        if scores:
+            self.store.log_metrics(run_id, scores, step, model_id=model.model_id)
+        return str(model.model_id)
+
+    @readable
+    def register_encoder(
+        self,
+        name: str,
+        model_id: str,
+        metric: str,
+        score: float,
+        description: str = "",
+        about: str = "",
+        tags: Mapping[str, str] | None = None,
+    ) -> tuple[int, bool]:
+        """Make a model a version of the registered model ``name``; the alias `best` moves to it if ``score`` is higher.
+
+        Scores are compared only under the same ``metric``. Registering a model again returns the version it has,
+        with the new description and tags. ``description`` is the version's, ``about`` that of the registered model,
+        both Markdown; ``tags`` are the version's.
+        Returns (version, whether it is now the best).
+        """
+        model = self.store.client.get_logged_model(model_id)
+        known = json.loads(model.tags.get("mlflow.modelVersions", "[]"))
+        version = next((int(entry["version"]) for entry in known if entry["name"] == name), None)
+        if version is None:
+            version = self._create_version(name, model, {"metric": metric, "score": repr(score)}, known, description)
+        elif description and self.store.client.get_model_version(name, str(version)).description != description:
+            self.store.client.update_model_version(name, str(version), description)
+        for key, value in (tags or {}).items():
+            self.store.client.set_model_version_tag(name, str(version), key, value)
+        if about and self.store.client.get_registered_model(name).description != about:
+            self.store.client.update_registered_model(name, about)
+        best = self._best(name)
+        if best is None or best[1] != metric or score > best[2]:
+            self.store.client.set_registered_model_alias(name, ALIAS, str(version))
+            return version, True
+        return version, best[0] == version
+
+    @readable
+    def tag_version(self, uri: str, tags: Mapping[str, str]) -> None:
+        """Tag the version of a registered model, ``models:/NAME/VERSION``; nothing, where somebody has deleted it."""
+        from mlflow.exceptions import MlflowException
+
+        name, version = uri.removeprefix("models:/").rsplit("/", 1)
+        try:
+            for key, value in tags.items():
+                self.store.client.set_model_version_tag(name, version, key, value)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+
+    def _create_version(
+        self, name: str, model: "LoggedModel", tags: dict[str, str], known: list[dict[str, Any]], description: str
+    ) -> int:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.store.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        made = self.store.client.create_model_version(
+            name,
+            model.artifact_location,
+            model.source_run_id,
+            tags={key: value for key, value in model.tags.items() if not key.startswith("mlflow.")} | tags,
+            description=description,
+            model_id=model.model_id,
+        )
+        # A server ties the version to the model by this tag; a database opened directly leaves that to the client.
+        entry = {"name": name, "version": int(made.version)}
+        self.store.client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": json.dumps([*known, entry])})
+        return int(made.version)
+
+    def _best(self, name: str) -> tuple[int, str, float] | None:
+        """(version, metric, score) of the version that has the alias."""
+        versions = self.store.client.get_registered_model(name).aliases
+        if ALIAS not in versions:
+            return None
+        tags = self.store.client.get_model_version(name, versions[ALIAS]).tags
+        return int(versions[ALIAS]), tags.get("metric", ""), float(tags.get("score", "-inf"))
+
+    @readable
+    def fetch_encoder(self, uri: str, cache: Path) -> Path:
+        """A local folder with the encoder's files.
+
+        ``uri``: a folder; s3://bucket/prefix; models:/NAME@best; models:/NAME/VERSION; models:/m-ID; runs:/ID/NAME.
+        """
+        if uri.startswith(("models:/", "runs:/")):
+            return self._fetch_location(self._encoder_location(uri), cache)
+        if is_remote(uri):
+            return _fetch_remote(uri, cache)
+        folder = Path(uri)
+        if not (folder / "config.json").is_file():
+            raise OutsideError(
+                f"no encoder at {uri}: a folder with config.json and encoder.safetensors, models:/NAME@best, "
+                "models:/NAME/VERSION or runs:/RUN_ID/encoder would be right"
+            )
+        return folder
+
+    def _encoder_location(self, uri: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        scheme, _, rest = uri.partition(":/")
+        rest = rest.lstrip("/")
+        try:
+            if scheme == "runs":
+                run_id, _, name = rest.partition("/")
+                experiment = self.store.client.get_run(run_id).info.experiment_id
+                models = self.store.client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+                ready = [m for m in models if m.status == "READY" and m.name == (name or "encoder")]
+                if not ready:
+                    raise OutsideError(
+                        f"run {run_id} at {shown(self.store.uri)} has no encoder called {name or 'encoder'!r}"
+                    )
+                return str(max(ready, key=lambda m: m.creation_timestamp).artifact_location)
+            if "@" in rest:
+                name, _, alias = rest.partition("@")
+                return str(self.store.client.get_model_version_by_alias(name, alias).source)
+            if "/" in rest:
+                name, _, version = rest.partition("/")
+                return str(self.store.client.get_model_version(name, version).source)
+            return str(self.store.client.get_logged_model(rest).artifact_location)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise OutsideError(f"no encoder {uri} at {shown(self.store.uri)}: {error.message}") from error
+            raise
+
+    def _fetch_location(self, location: str, cache: Path) -> Path:
+        if not is_remote(location) and (local := local_path(location)).is_dir():
+            return local
+        from mlflow.artifacts import download_artifacts
+
+        target = cache / "encoders" / re.sub(r"\W+", "-", location)
+        if not target.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            (cache / "encoders").mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                got = download_artifacts(artifact_uri=location, dst_path=folder, tracking_uri=self.store.uri)
+                move_into_place(Path(got), target)
+        return target
+
+
+def _fetch_remote(url: str, cache: Path) -> Path:
+    storage = open_storage(url)
+    target = cache / "encoders" / re.sub(r"\W+", "-", url)
+    names = [name for name in storage.list() if "/" not in name]
+    if "config.json" not in names:
+        raise OutsideError(f"no encoder at {url}: there is no config.json in it")
+    for name in names:
+        storage.download(name, target / name)
+    return target
