@@ -177,7 +177,7 @@ class Home:
         """The weights of a run's encoder, as the tracker hands it out."""
         from infra.tracking import open_tracker
 
-        folder = open_tracker(self.folder).fetch_encoder(f"runs:/{run_id}/encoder", self.folder / "cache")
+        folder = open_tracker(self.folder).models.fetch_encoder(f"runs:/{run_id}/encoder", self.folder / "cache")
         return (folder / "encoder.safetensors").read_bytes()
 
     def client(self) -> Any:
