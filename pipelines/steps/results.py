@@ -6,16 +6,13 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import OutsideError
 from infra.storage import is_remote, open_storage, sha256_of
 from infra.tracking import FINGERPRINT, RunInfo, Tracker
-
-if TYPE_CHECKING:
-    from pipelines.steps.step import Step
 
 Json = dict[str, Any]  # plain JSON, as it is written and read
 
@@ -55,13 +52,26 @@ class StepResult(Generic[V_co]):
     reused: bool
 
 
+class Asked(Protocol[V_co]):
+    """What a result is asked for by: a step."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def value(self) -> type[V_co]: ...
+
+
 class Results:
     """The results of steps, asked for by the step: ``results[prepared].value.samples``."""
 
     def __init__(self, found: Iterable[StepResult[Any]] = ()) -> None:
         self._found = {result.fingerprint: result for result in found}
 
-    def __getitem__(self, step: "Step[V]") -> StepResult[V]:
+    def __getitem__(self, step: Asked[V]) -> StepResult[V]:
         return self._found[step.fingerprint]
 
     def __iter__(self) -> Any:
@@ -110,7 +120,7 @@ class Finished:
         self._known: dict[str, StepResult[Any]] = {}
         self._mutex = threading.Lock()
 
-    def find(self, step: "Step[V]") -> StepResult[V] | None:
+    def find(self, step: Asked[V]) -> StepResult[V] | None:
         """The newest finished run of the step whose outputs can be found from here; writes nothing."""
         known = self._known.get(step.fingerprint) or self._ask(step)
         return known and replace(known, label=step.label)  # equal steps may have other words for people
@@ -120,7 +130,7 @@ class Finished:
         with self._mutex:
             self._known[result.fingerprint] = result
 
-    def _ask(self, step: "Step[V]") -> StepResult[V] | None:
+    def _ask(self, step: Asked[V]) -> StepResult[V] | None:
         self._exists = self._exists or self.tracker.exists()
         if not self._exists:
             return None

@@ -5,25 +5,48 @@ it. So a dry run and a run look at the same thing, and equal steps are one step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from infra.storage import absolute
 from infra.tracking import Tracker
 from pipelines.session import Session
-from pipelines.steps.results import Json, Output, Results, V, fingerprint_of
+from pipelines.steps.results import Json, Output, Results, StepResult, V, fingerprint_of
 
 if TYPE_CHECKING:
     from pipelines.steps.worker_log import Progress, Recorder
-    from pipelines.steps.workflow import Workflow
+
+Watcher = Callable[[str, str, "Progress"], None]  # run id, the step's label, how far it is
+
+
+class Within(Protocol):
+    """What a step needs of the workflow that runs it: see `pipelines.steps.workflow.Workflow`."""
+
+    session: Session
+    tracker: Tracker
+    say: Callable[[str], None]
+    watch: Watcher | None
+
+    @property
+    def recorder(self) -> "Recorder": ...
+    def interrupt(self) -> None: ...
+    def on_interrupt(self, stop: Callable[[], None]) -> None: ...
+    def perform(
+        self,
+        step: "Step[V]",
+        inputs: Results,
+        share: Callable[[], AbstractContextManager[None]] = nullcontext,
+        parent: str | None = None,
+    ) -> StepResult[V]: ...
 
 
 class StepRun:
     """What the body of a step gets: its MLflow run, a folder of its own, and ways to say what it does and wrote."""
 
-    def __init__(self, workflow: "Workflow", run_id: str, label: str, fingerprint: str, resumed: bool) -> None:
+    def __init__(self, workflow: Within, run_id: str, label: str, fingerprint: str, resumed: bool) -> None:
         self.workflow = workflow
         self.run_id, self.label, self.fingerprint, self.resumed = run_id, label, fingerprint, resumed
         self.outputs: list[tuple[Output, str | None]] = []

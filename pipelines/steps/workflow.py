@@ -27,12 +27,11 @@ from pipelines.session import Session
 from pipelines.steps.locks import Lock
 from pipelines.steps.origin import command_line, origin
 from pipelines.steps.results import OUTPUTS, OUTPUTS_FILE, VALUE, VALUE_FILE, Finished, Results, StepResult, V
-from pipelines.steps.step import Step, StepRun
+from pipelines.steps.step import Step, StepRun, Watcher
 
 if TYPE_CHECKING:
-    from pipelines.steps.worker_log import Progress, Recorder
+    from pipelines.steps.worker_log import Recorder
 
-Watcher = Callable[[str, str, "Progress"], None]  # run id, the step's label, how far it is
 
 # Tags of a run
 KIND = "genoise.kind"  # workflow or step

@@ -23,8 +23,7 @@ from pipelines.picture_requests import Measurement
 from pipelines.pretrain import checkpoints_url, pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.steps.results import Results, StepResult, V
-from pipelines.steps.step import Step, StepRun, in_order
-from pipelines.steps.workflow import Workflow
+from pipelines.steps.step import Step, StepRun, Within, in_order
 from pipelines.sweeps.config import terms_of
 from pipelines.sweeps.objectives import COST, PICTURES, UNIVERSAL, Objective
 from pipelines.sweeps.probe_exchange import Desk, TrialJudge
@@ -91,7 +90,7 @@ def no_gap(recipe: str, gap: Estimate) -> OutsideError:
 class Steps:
     """Steps that are run within a step, and remembered: what several trials consume is looked up once."""
 
-    def __init__(self, workflow: Workflow) -> None:
+    def __init__(self, workflow: Within) -> None:
         self.workflow = workflow
         self.done: dict[str, StepResult[Any]] = {}
 
