@@ -18,6 +18,7 @@ import pytest
 from infra.errors import OutsideError
 from infra.tracking import Tracker, open_tracker
 from pipelines.session import Session
+from pipelines.steps import scheduling
 from pipelines.steps.locks import Lock
 from pipelines.steps.results import Finished, Results, StepResult, StepValue, fingerprint_of
 from pipelines.steps.step import Step, StepRun
@@ -85,6 +86,24 @@ def test_a_finished_step_is_reused(session: Session, tracker: Tracker) -> None:
     assert (first.reused, second.reused, first.run_id) == (False, True, second.run_id)
     run = tracker.get_run(first.run_id)
     assert (run.name, run.status, run.params) == ("score x", "FINISHED", {"a": "1"})
+
+
+def test_a_finished_step_is_asked_for_once_in_a_command(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    many_cores = step_of("score", {"a": 1}, Counted(), cores=10_000)  # more than there are: the check asks, too
+    with Workflow("test", session) as workflow:
+        perform(workflow, many_cores)
+    asked: list[dict[str, str]] = []
+    search = Tracker.search
+
+    def counted(self: Tracker, tags: dict[str, str], *more: Any) -> Any:
+        asked.append(tags)
+        return search(self, tags, *more)
+
+    monkeypatch.setattr(Tracker, "search", counted)
+    assert scheduling.run(many_cores, session, "again").reused
+    assert [tags for tags in asked if "genoise.fingerprint" in tags] == [
+        {"genoise.fingerprint": many_cores.fingerprint}
+    ]
 
 
 def test_the_parent_tells_the_story(session: Session, tracker: Tracker) -> None:
@@ -363,6 +382,7 @@ SHARED = """
 import sys, time
 from pathlib import Path
 from infra.cluster import connect
+from pipelines.steps import scheduling
 from pipelines.steps.locks import Lock
 connect()
 lock = Lock(Path(sys.argv[1]), "x", shared=True)
