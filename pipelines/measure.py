@@ -38,7 +38,7 @@ from pipelines.steps.ray_payload import Files, on_one_device, own_device, packed
 from pipelines.steps.ray_tasks import result_of
 from pipelines.steps.results import Json, StepResult, StepValue
 from pipelines.steps.step import Planned, Step, StepRun
-from pipelines.sweeps.budget import noise
+from pipelines.training.noise import noise
 from pipelines.training.picture_strip import strip
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import RECIPE_FILE, TASK_FILE, Trained, fetch_task, load_task, recipe_of

@@ -39,8 +39,9 @@ from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap, own_point
 from pipelines.sweeps.values import Judged, Searched
 from pipelines.sweeps.verdict import Comparison, compare, mean_comparison, scores_on_test
 from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
-from pipelines.sweeps.worth import is_learned, warnings_of, worth_of
+from pipelines.sweeps.worth import worth_of
 from pipelines.table import beside
+from pipelines.tables.untrained import is_learned, warnings_of
 from pipelines.transfer import Scored, check_labelled, check_prepared, validation_step
 
 VERSION = 2  # scores by the second version of the probe, which are not to be mixed with those of the first

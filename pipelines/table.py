@@ -17,9 +17,9 @@ from pipelines.steps import scheduling
 from pipelines.steps.results import Json, StepResult
 from pipelines.steps.step import Planned, Step
 from pipelines.steps.workflow import Workflow
-from pipelines.sweeps.worth import LEARNED, WARNING, is_learned, warnings_of
-from pipelines.sweeps.worth import beside as beside_untrained
 from pipelines.tables.figure import UNTRAINED, YARDSTICKS, Row, figure, shown_score
+from pipelines.tables.untrained import LEARNED, WARNING, is_learned, warnings_of
+from pipelines.tables.untrained import beside as beside_untrained
 from pipelines.transfer import Scored, transfer_step
 
 ENDS = ("random", "supervised")  # between which gaps are measured

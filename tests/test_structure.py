@@ -156,6 +156,17 @@ def test_the_rules_allow_what_they_should(path: str, line: str) -> None:
     assert not broken_rules(path, line)
 
 
+# The rooms of pipelines, from the ground up; a file of one imports from its own room and from those below.
+ROOMS = {"steps": 0, "data": 1, "tables": 1, "training": 2, "sweeps": 3, "cli": 4}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.startswith("pipelines/")])
+def test_rooms_import_downwards(path: str) -> None:
+    own = ROOMS.get(path.split("/")[1], max(ROOMS.values()))
+    rooms = {name.split(".")[1] for name in imports(path, (ROOT / path).read_text()) if name.startswith("pipelines.")}
+    assert not [room for room in rooms & ROOMS.keys() if ROOMS[room] > own]
+
+
 def test_every_part_of_components_has_its_place() -> None:
     parts = {_part(path.removesuffix(".py").replace("/", ".")) for path in FILES if path.startswith("components/")}
     assert parts - {None} <= PARTS.keys()

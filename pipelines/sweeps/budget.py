@@ -14,8 +14,9 @@ from components.config import Recipe
 from components.data.order import Plan
 from components.engine import Engine
 from components.errors import UserError
-from components.tasks.base import Batch, Task, resolve_weights
+from components.tasks.base import Batch, resolve_weights
 from pipelines.data.raw_data import expected_samples
+from pipelines.training.noise import CLASSES, noise
 from pipelines.training.worker import make_task
 
 Unit = Literal["core-seconds", "images"]
@@ -26,7 +27,6 @@ UNITS: dict[str, tuple[float, Unit]] = {
 }
 START_S = 12.0  # from the start of a Ray Train job to its first step, and from its last to its end: measured on 2 cores
 TIMED_STEPS = 3
-CLASSES = 10  # of a task that is only timed, or asked for its terms
 
 
 @dataclass(frozen=True)
@@ -90,15 +90,6 @@ def _timed(engine: Engine, batch: Batch) -> float:
     rows = len(batch["image"])
     engine.train_step(batch, torch.arange(rows), rows)
     return time.perf_counter() - began
-
-
-def noise(task: Task, rows: int, size: int) -> Batch:
-    """A batch with the fields that the task needs, of noise."""
-    draws = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=draws)
-    labels = torch.randint(0, CLASSES, (rows,), generator=draws)
-    others = {"label": labels, "mask": pictures[:, 0].long() % CLASSES}
-    return {field: others.get(field, pictures) for field in ("image", *task.needs)}
 
 
 def side_by_side(nodes: Iterable[Mapping[str, float]], workers: int, cpus: int) -> int:

@@ -11,10 +11,11 @@ from components.data.order import Plan
 from components.engine import Engine, Intervals
 from components.errors import UserError, unknown
 from components.tasks.base import Term, get_task, makes_pictures
-from pipelines.sweeps.budget import CLASSES, Budget, noise
+from pipelines.sweeps.budget import Budget
 from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.proposals import SearcherName, grid_points
 from pipelines.sweeps.space import Range, Space, space_of, terms_space
+from pipelines.training.noise import CLASSES, noise
 from pipelines.training.worker import make_task
 
 SchedulerName = Literal["none", "asha", "pbt"]

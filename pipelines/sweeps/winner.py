@@ -13,7 +13,7 @@ from pipelines.sweeps.config import Sweep
 from pipelines.sweeps.records import Proposal, Record
 from pipelines.sweeps.space import apply
 from pipelines.sweeps.trials import own_point
-from pipelines.sweeps.worth import LEARNED
+from pipelines.tables.untrained import LEARNED
 
 
 def winner_recipe(wanted: Sweep, recipe: Recipe, proposal: Proposal) -> Recipe:

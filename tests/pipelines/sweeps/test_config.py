@@ -9,8 +9,9 @@ from components.engine import Engine
 from components.errors import UserError
 from components.tasks.base import build_task, resolve_weights
 from pipelines.recipes import load_recipe
-from pipelines.sweeps.budget import Budget, estimate, noise, parse_budget, side_by_side
+from pipelines.sweeps.budget import Budget, estimate, parse_budget, side_by_side
 from pipelines.sweeps.config import Sweep, make_sweep, probe_steps, terms_of, unscaled
+from pipelines.training.noise import noise
 
 TINY = ["data.samples=64", "encoder.width=4", "training.batch=16", "training.epochs=1"]
 

@@ -13,8 +13,9 @@ from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Proposal, Record
 from pipelines.sweeps.report import write_report
 from pipelines.sweeps.winner import keep_winner, register_winner
-from pipelines.sweeps.worth import LEARNED, WARNING, Worth, is_learned, warnings_of, worth_of
+from pipelines.sweeps.worth import worth_of
 from pipelines.table import _cells, tags_of_models
+from pipelines.tables.untrained import LEARNED, WARNING, Worth, is_learned, warnings_of
 from pipelines.transfer import Scored
 from tests.pipelines.sweeps.test_report import TINY, outcome
 
