@@ -68,7 +68,9 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         fake.calls.append(arguments)
         if fake.error:
             raise fake.error
-        value = {"encoder": "models:/m-1", "n": 20, "warnings": ["few samples"]}
+        said = {"encoder": "models:/m-1", "n": 20, "warnings": ["few samples"]}
+        pictures = [{"pictures": "prediction", "psnr": 21.5}]
+        value = SimpleNamespace(to_json=lambda: said, rows=pictures, split="test", **said)
         return SimpleNamespace(
             rows=[{"recipe": "rotation", "test": 61.25}],
             notes=["no test split"],
@@ -92,10 +94,7 @@ def pipeline(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             raise fake.error
         return {"made": 3}
 
-    def rows(value: dict[str, Any]) -> list[dict[str, Any]]:
-        return [{"pictures": "prediction", "psnr": 21.5}]
-
-    measuring = SimpleNamespace(plan=plan, measure=called, rows=rows)
+    measuring = SimpleNamespace(plan=plan, measure=called)
     monkeypatch.setattr(pipelines, "measure", measuring, raising=False)
     monkeypatch.setattr(pipelines, "generate", SimpleNamespace(plan=made, generate=made), raising=False)
     for module, function in (
