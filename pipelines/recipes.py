@@ -213,7 +213,7 @@ def data_at(place: str) -> dict[str, str]:
 
     ``SOURCE:PATH`` says which source reads it, ``shapes`` alone names one that needs no place. Raises UserError.
     """
-    from components.data.foreign import NAME
+    from components.data.foreign_tars import NAME
     from components.data.sources.base import all_sources
 
     source, colon, path = place.partition(":")

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from components.data.boxes import Boxes, crop_boxes, unpack_boxes
 from components.data.images import BrokenImage, decode, decode_map, image_size
-from components.data.parts import samples_of, whole_of
 from components.data.reader import Shard
 from components.data.scramble import Int64
+from components.data.shard_parts import samples_of, whole_of
 from components.data.shards import Index
 from components.errors import UserError, unknown
 

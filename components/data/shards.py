@@ -24,9 +24,9 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from components.config import Config, DataConfig
-from components.data.parts import PATTERN, overlap, part_of, samples_of, whole_of
 from components.data.planning import ShardPlan
-from components.data.refit import refit
+from components.data.resizing import refit
+from components.data.shard_parts import PATTERN, overlap, part_of, samples_of, whole_of
 from components.data.sources.base import DOMAINS, SPLITS, Broken, Sample, Source
 from components.errors import UserError, first_of
 
@@ -48,7 +48,7 @@ class ShardEntry(Config):
     part: str | None = Field(
         None,
         pattern=PATTERN,
-        description="which of the tar's samples these are, where not all: see components.data.parts",
+        description="which of the tar's samples these are, where not all: see components.data.shard_parts",
         exclude_if=lambda value: value is None,  # the key came later: an index without it keeps its fingerprint
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 
 from components.config import DataConfig
-from components.data.foreign import NAME, TarFacts, index_of, look_into
+from components.data.foreign_tars import NAME, TarFacts, index_of, look_into
 from components.data.records import all_entries
 from components.data.shards import INDEX_NAME, Index, index_name
 from components.errors import UserError, first_of

@@ -94,7 +94,7 @@ def test_what_is_advised_can_be_typed(path: str) -> None:
     ("path", "text"),
     [
         ("components/data/sources/files.py", "nothing there: use --root PATH"),
-        ("components/data/foreign.py", "prepare it with `genoise pretrain folder --root TAR`"),
+        ("components/data/foreign_tars.py", "prepare it with `genoise pretrain folder --root TAR`"),
         ("pipelines/table.py", "use --trials 3"),
         ("pipelines/cli/jobs.py", "use --no-such-thing"),
     ],

@@ -8,7 +8,7 @@ import pytest
 
 from components.config import DataConfig
 from components.data.dataset import ShardedDataset
-from components.data.foreign import index_of, look_into
+from components.data.foreign_tars import index_of, look_into
 from components.data.shards import Index
 from components.data.sources.base import open_source
 from components.errors import UserError

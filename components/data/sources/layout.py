@@ -11,12 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from components.config import DataConfig
-from components.data.sources.files import (
-    ARCHIVES,
-    Paths,
-    list_images,
-    need_images,
-)
+from components.data.sources.files import ARCHIVES, Paths, list_images, need_images
 from components.data.sources.split_table import check_listed, has_labels, read_table
 from components.data.splits import (
     CLASSES,

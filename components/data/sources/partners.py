@@ -5,14 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from components.data.sources.files import (
-    Pair,
-    Pairs,
-    list_images,
-    match_partners,
-    need_images,
-    subfolder,
-)
+from components.data.sources.files import Pair, Pairs, list_images, match_partners, need_images, subfolder
 from components.data.sources.layout import (
     LOOSE,
     Laid,
@@ -25,11 +18,7 @@ from components.data.sources.layout import (
     revision_of,
 )
 from components.data.sources.split_table import check_listed, has_labels, read_table
-from components.data.splits import (
-    CLASSES,
-    SPLIT_NAMES,
-    is_table,
-)
+from components.data.splits import CLASSES, SPLIT_NAMES, is_table
 from components.errors import UserError, first_of
 
 

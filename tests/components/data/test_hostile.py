@@ -14,7 +14,7 @@ import pytest
 
 from components.config import DataConfig
 from components.data.dataset import ShardedDataset
-from components.data.foreign import index_of, look_into
+from components.data.foreign_tars import index_of, look_into
 from components.data.images import encode_png
 from components.errors import UserError
 

@@ -3,7 +3,6 @@
 import io
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,25 +21,7 @@ from components.data.images import (
     encode_png,
     image_size,
 )
-
-
-@pytest.fixture
-def rgb() -> NDArray[np.uint8]:
-    """A smooth picture with a different colour in each corner, 40 x 60."""
-    y, x = np.mgrid[0:40, 0:60]
-    return np.stack([x * 4, y * 6, 255 - x * 2 - y * 2], 2).astype(np.uint8)
-
-
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def pixels(data: bytes) -> NDArray[np.int64]:
-    with Image.open(io.BytesIO(data)) as image:
-        assert image.mode == "RGB"
-        return np.asarray(image).astype(np.int64)
+from tests.components.data.conftest import pixels, saved, turned, wide_png
 
 
 @pytest.mark.parametrize(("kind", "extension"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
@@ -69,52 +50,11 @@ def test_cmyk_jpeg_becomes_rgb(rgb: NDArray[np.uint8]) -> None:
     assert np.abs(pixels(cleaned.data) - rgb).mean() < 6
 
 
-def test_sixteen_bits_are_scaled_to_eight() -> None:
-    values = np.array([[0, 257 * 100], [65535, 257 * 200 + 100]], np.uint16)
-    cleaned = clean(saved(Image.fromarray(values), "PNG"))
-    assert cleaned.changes == ("16 bit",)
-    assert pixels(cleaned.data)[:, :, 1].tolist() == [[0, 100], [255, 200]]
-
-
-def test_sixteen_bit_colour_is_scaled_to_eight() -> None:
-    rows = b"\0" + struct.pack(">6H", 0, 65535, 257 * 7, 257 * 50, 0, 0)
-    parts = ((b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
-    )
-    cleaned = clean(data)
-    assert cleaned.changes == ("16 bit",)
-    assert cleaned.data[24] == 8
-    assert pixels(cleaned.data)[0].tolist() == [[0, 255, 7], [50, 0, 0]]
-
-
 def test_transparency_is_laid_over_white() -> None:
     rgba = np.array([[[200, 0, 0, 255], [200, 0, 0, 0], [0, 0, 0, 128]]], np.uint8)
     cleaned = clean(saved(Image.fromarray(rgba), "PNG"))
     assert cleaned.changes == ("alpha",)
     assert pixels(cleaned.data)[0].tolist() == [[200, 0, 0], [255, 255, 255], [127, 127, 127]]
-
-
-@pytest.mark.parametrize("orientation", range(2, 9))
-def test_exif_rotation_is_applied(rgb: NDArray[np.uint8], orientation: int) -> None:
-    upright = {  # the exif standard: where row 0 and column 0 of the stored picture belong
-        2: rgb[:, ::-1],
-        3: rgb[::-1, ::-1],
-        4: rgb[::-1],
-        5: rgb.transpose(1, 0, 2),
-        6: rgb.transpose(1, 0, 2)[:, ::-1],
-        7: rgb.transpose(1, 0, 2)[::-1, ::-1],
-        8: rgb.transpose(1, 0, 2)[::-1],
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    cleaned = clean(saved(Image.fromarray(rgb), "PNG", exif=exif))
-    assert cleaned.changes == ("EXIF rotation",)
-    assert np.array_equal(pixels(cleaned.data), upright)
-    jpeg = clean(saved(Image.fromarray(rgb), "JPEG", quality=95, exif=exif))
-    assert jpeg.extension == "jpg"
-    assert np.abs(pixels(jpeg.data) - upright).mean() < 4
-    assert clean(jpeg.data).changes == ()
 
 
 def test_other_formats_and_animations_become_png(rgb: NDArray[np.uint8]) -> None:
@@ -209,29 +149,6 @@ def test_maps_keep_their_labels() -> None:
         decode_map(encode_png(np.zeros((4, 4, 3), np.uint8)), 4)
 
 
-def chunks(*parts: tuple[bytes, bytes]) -> bytes:
-    """A PNG of these chunks."""
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts
-    )
-
-
-def wide_png(values: NDArray[np.uint16], stated: int | None = None) -> bytes:
-    """16-bit PNG, grey (H, W) or of 2 to 4 channels (H, W, C); ``stated`` significant bits."""
-    height, width = values.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    colour = {1: 0, 2: 4, 3: 2, 4: 6}[values[0, 0].size]
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
-    told = [(b"sBIT", bytes([stated]))] if stated else []
-    return chunks((b"IHDR", header), *told, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-
-
-def turned(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
 def kinds(rgb: NDArray[np.uint8]) -> dict[str, bytes]:
     """One file of every kind that a folder may hold, whose pixels survive cleaning unchanged."""
     image, alpha = Image.fromarray(rgb), np.full(rgb.shape[:2], 255, np.uint8)
@@ -297,47 +214,6 @@ def test_reading_a_turned_grey_or_cmyk_jpeg_is_near_to_what_cleaning_compresses_
     assert np.abs(read.astype(int) - rgb[::-1, ::-1]).mean() < 4
 
 
-def test_a_turned_jpeg_is_turned_into_the_memory_that_is_given() -> None:
-    side = np.zeros((32, 32, 3), np.uint8)
-    side[:16] = 250  # light above; orientation 3 shows it upside down
-    out = np.zeros_like(side)
-    decode(memoryview(saved(Image.fromarray(side), "JPEG", quality=95, exif=turned(3))), 32, out)
-    assert out[:12].max() < 20 and out[20:].min() > 230
-
-
-@pytest.mark.parametrize(("bits", "limit"), [(8, 255), (10, 1023), (12, 4095), (14, 16383)])
-def test_grey_of_fewer_bits_in_sixteen_is_stretched_by_its_range(bits: int, limit: int) -> None:
-    values = np.array([[0, limit // 2], [limit // 3, limit]], np.uint16)
-    cleaned = clean(wide_png(values))
-    assert cleaned.changes == (f"{bits}-bit grey stretched by {limit}",)
-    assert pixels(cleaned.data)[:, :, 0].tolist() == [[0, 127], [85, 255]]
-
-
-def test_stated_bits_decide_how_grey_is_stretched() -> None:
-    dark = np.array([[0, 200]], np.uint16)
-    assert clean(wide_png(dark, stated=12)).changes == ("12-bit grey stretched by 4095",)
-    assert pixels(clean(wide_png(dark, stated=12)).data)[0, 1, 0] == 12
-    assert clean(wide_png(dark, stated=16)).changes == ("16 bit",)
-    # As the format wants it: 12 significant bits, scaled to 16; dark ones, too, are left as they are.
-    for twelve in (np.array([[0, 12]]) << 4, np.round(np.array([[0, 12]]) * 65535 / 4095)):
-        assert clean(wide_png(twelve.astype(np.uint16), stated=12)).changes == ("16 bit",)
-    assert pixels(clean(wide_png(np.array([[0, 65520]], np.uint16), stated=12)).data)[0, 1, 0] == 255
-    assert clean(wide_png(np.zeros((2, 2), np.uint16))).changes == ("16 bit",)
-
-
-def test_a_tiff_whose_zero_is_white() -> None:
-    values = np.array([[0, 65535], [20000, 1]], np.uint16)
-    usual, inverted = (saved(Image.fromarray(values), "TIFF", tiffinfo={262: zero}) for zero in (1, 0))
-    assert (pixels(clean(inverted).data) == 255 - pixels(clean(usual).data)).all()
-    with pytest.raises(BrokenImage, match="whose 0 is white"):
-        decode_map(saved(Image.fromarray(values.astype(np.uint8)), "TIFF", tiffinfo={262: 0}))
-
-
-def test_dark_sixteen_bit_colour_is_said_to_be_dark() -> None:
-    colour = np.full((2, 2, 3), 4095, np.uint16)
-    assert clean(wide_png(colour)).changes == ("16-bit colour of 14 bits or less, left dark",)
-
-
 def test_samples_of_unknown_range_are_refused_by_both_readers() -> None:
     for pixels_HW in (np.ones((4, 4), np.float32), np.full((4, 4), 70_000, np.int32)):
         data = saved(Image.fromarray(pixels_HW), "TIFF")
@@ -374,12 +250,3 @@ def test_a_photo_of_108_million_pixels_is_read() -> None:
     photo = saved(Image.new("L", (12_000, 9_000), 77), "JPEG", exif=turned(6))
     assert "EXIF rotation" in changes_of(photo)
     assert decode(photo, 32).tolist() == np.full((32, 32, 3), 77).tolist()
-
-
-def test_what_turns_a_png_may_stand_behind_its_pixels(rgb: NDArray[np.uint8]) -> None:
-    plain = saved(Image.fromarray(rgb), "PNG")
-    exif = turned(3).tobytes().removeprefix(b"Exif\0\0")
-    late = plain[:-12] + struct.pack(">I", len(exif)) + b"eXIf" + exif
-    late += struct.pack(">I", zlib.crc32(b"eXIf" + exif)) + plain[-12:]
-    assert changes_of(plain) == () and changes_of(late) == clean(late).changes == ("EXIF rotation",)
-    assert np.array_equal(decode_full(late), rgb[::-1, ::-1])

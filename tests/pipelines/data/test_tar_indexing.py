@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from components.config import DataConfig
-from components.data.foreign import index_of, look_into
+from components.data.foreign_tars import index_of, look_into
 from components.errors import UserError
 from pipelines.data.tar_indexing import _notes, _tars
-from tests.components.data.test_foreign import tar_of
+from tests.components.data.test_foreign_tars import tar_of
 
 
 @pytest.mark.parametrize("name", ["train-001 (1).tar", "val-000.TAR", "_train.tar", "données.tar"])

@@ -44,7 +44,7 @@ def test_what_is_damaged_is_named(tmp_path: Path, damage: str) -> None:
 
 def test_samples_that_do_not_decode_are_named(tmp_path: Path) -> None:
     """A tar that its index describes truly, and that holds a bomb."""
-    from components.data.foreign import index_of, look_into
+    from components.data.foreign_tars import index_of, look_into
 
     good = (tmp_path / "raw" / "000-0.png", fill(tmp_path / "raw", 0))[0].read_bytes()
     for name, data in (("train.tar", bomb()), ("val.tar", good)):

@@ -1,5 +1,6 @@
-"""Raw files for sources: pictures, archives, and what wrong ones are told."""
+"""Raw files for sources: pictures, archives, tables, and what wrong ones are told."""
 
+import csv
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,29 @@ def pack(folder: Path, archive: Path, inside: str = ".") -> Path:
         for path in sorted(folder.iterdir()):
             tar.add(path, f"{inside}/{path.name}")
     return archive
+
+
+def lay(root: Path, *names: str) -> None:
+    for name in names:
+        write_image(root / name, sum(map(ord, name)))
+
+
+def config(root: Path, splits: str | None = None, source: str = "folder", **options: Any) -> DataConfig:
+    return DataConfig(source=source, root=str(root), splits=splits, options=options)
+
+
+def refusal(data: DataConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        open_source(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def names(source: Source) -> dict[str, list[str]]:
+    return {split: [source.locate(split, k) for k in range(count)] for split, count in source.splits.items()}
+
+
+def table(path: Path, *rows: tuple[str, ...]) -> str:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return str(path)

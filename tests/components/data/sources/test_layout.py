@@ -1,52 +1,20 @@
 """Which file is of which split: by names that leave no doubt, and else as the user says, never by a guess."""
 
-import csv
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from components.config import DataConfig
 from components.data.planning import NOTHING, Known, plan_parts, revision_of_cut, split_sizes
 from components.data.records import check_extends
 from components.data.shards import Index
-from components.data.sources.base import Source, open_source
-from components.data.sources.listing import NO_PICTURE
+from components.data.sources.base import open_source
 from components.errors import UserError
-from pipelines.data.raw_data import content_of
-from pipelines.prepare import prepare_step
 from pipelines.recipes import load_places
-from tests.components.data.sources.conftest import write_image
+from tests.components.data.sources.conftest import config, lay, names, refusal, table
 
 TWO = ("cat/1.png", "dog/1.png")
-
-
-def lay(root: Path, *names: str) -> None:
-    for name in names:
-        write_image(root / name, sum(map(ord, name)))
-
-
-def config(root: Path, splits: str | None = None, source: str = "folder", **options: Any) -> DataConfig:
-    return DataConfig(source=source, root=str(root), splits=splits, options=options)
-
-
-def refusal(data: DataConfig) -> str:
-    with pytest.raises(UserError) as caught:
-        open_source(data)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def names(source: Source) -> dict[str, list[str]]:
-    return {split: [source.locate(split, k) for k in range(count)] for split, count in source.splits.items()}
-
-
-def table(path: Path, *rows: tuple[str, ...]) -> str:
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return str(path)
 
 
 @pytest.mark.parametrize("val", ["dev", "Holdout", "eval", "valid"])
@@ -155,61 +123,6 @@ def test_split_folders_below_the_classes(tmp_path: Path) -> None:
     assert source.read("val", 1).members["cls"] == b"1"
 
 
-def test_a_table_of_files(tmp_path: Path) -> None:
-    lay(tmp_path, *(f"train_{k}.png" for k in range(3)), "test_1.png", "more/1.png")
-    rows: list[tuple[str, ...]] = [
-        ("file", "split", "label"),
-        ("train_0.png", "train", "b"),
-        ("train_1.png", "train", "a"),
-    ]
-    told = table(tmp_path / "s.csv", *rows, ("test_1.png", "TEST", "b"))
-    source = open_source(config(tmp_path, told))
-    assert names(source) == {"train": ["train_0.png", "train_1.png"], "test": ["test_1.png"]}
-    labels = source.labels("train")
-    assert source.classes == ("a", "b") and labels is not None and labels.tolist() == [1, 0]
-    assert source.read("test", 0).members["cls"] == b"1"
-    assert source.left_out == {".": 1, "more": 1}
-    cases: list[tuple[list[tuple[str, ...]], str]] = [
-        ([("file", "split", "lable")], "line 1: the columns are file,split,lable: they must be"),
-        ([*rows, ("gone.png", "train", "a")], f"line 4: no image gone.png in {tmp_path}"),
-        ([*rows, ("test_1.png", "tset", "a")], "line 4: 'tset' is no split"),
-        ([*rows, ("train_0.png", "val", "a")], "line 4: train_0.png was in line 2 before"),
-        ([*rows, ("test_1.png", "test", "")], "line 4: no label, and other lines have one"),
-        ([*rows, ("test_1.png", "test")], "line 4: 2 values for the 3 columns"),
-        ([("file", "split"), ("test_1.png", "test")], "no file of the training split"),
-    ]
-    for wrong, said in cases:
-        assert said in refusal(config(tmp_path, table(tmp_path / "w.csv", *wrong)))
-    assert "cannot be read (No such file" in refusal(config(tmp_path, "none.csv"))
-
-
-def test_folders_named_as_splits_are_no_classes_of_a_table(tmp_path: Path) -> None:
-    lay(tmp_path, "train/1.png", "dev/1.png", "dev/2.png")
-    rows = [("train/1.png", "train"), ("dev/1.png", "train"), ("dev/2.png", "val")]
-    assert "add the column label" in refusal(config(tmp_path, table(tmp_path / "s.csv", ("file", "split"), *rows)))
-    told = table(tmp_path / "s.csv", ("file", "split", "label"), *((*row, "") for row in rows))
-    assert open_source(config(tmp_path, told)).classes == ()
-
-
-def test_a_changed_table_is_another_preparation(tmp_path: Path) -> None:
-    lay(tmp_path / "raw", "1.png", "2.png", "3.png")
-    rows = [("file", "split"), ("1.png", "train"), ("2.png", "train"), ("3.png", "val")]
-    data = config(tmp_path / "raw", table(tmp_path / "s.csv", *rows))
-    before = (content_of(data), prepare_step(data).config)
-    assert before == (content_of(data), prepare_step(data).config)
-    table(tmp_path / "s.csv", *rows[:2], ("2.png", "val"), rows[3])
-    assert content_of(data) != before[0] and prepare_step(data).config != before[1]
-    assert content_of(config(tmp_path / "raw")) != before[0]
-
-
-def test_a_sample_never_changes_its_split_by_a_table(tmp_path: Path) -> None:
-    lay(tmp_path, "1.png", "2.png", "3.png")
-    data = config(tmp_path, table(tmp_path / "s.csv", ("file", "split"), ("1.png", "val"), ("2.png", "train")))
-    known = Known(1, {"train": {"1.png"}}, {"train": 1}, {"train": 1})
-    with pytest.raises(UserError, match=r"1.png was prepared as of the train split and is now of val"):
-        plan_parts(open_source(data), data, known)
-
-
 def test_a_data_set_grows_only_with_the_same_splits(tmp_path: Path) -> None:
     lay(tmp_path, "train/1.png", "dev/1.png")
     told, guessed = config(tmp_path, "train=train,val=dev"), config(tmp_path)
@@ -227,69 +140,6 @@ def test_who_cannot_be_told_says_so(tmp_path: Path, source: str) -> None:
         f"source {source!r} cannot be told its splits: leave out --splits train=a (data.splits); "
         "those that can: folder, masks, pairs, unpaired"
     )
-
-
-@pytest.mark.parametrize("layout", ["{side}/{split}/{name}", "{split}/{side}/{name}"])
-@pytest.mark.parametrize("source", ["pairs", "masks"])
-def test_partners_as_the_user_says(tmp_path: Path, layout: str, source: str) -> None:
-    for split, name in (("one", "1.png"), ("two", "2.png"), ("more", "3.png")):
-        for side in ("A", "B"):
-            lay(tmp_path, layout.format(side=side, split=split, name=name))
-    (tmp_path / "classes.csv").write_text("thing\n")
-    options = {"image": "A", "target": "B"} if source == "pairs" else {"images": "A", "masks": "B"}
-    opened = open_source(config(tmp_path, "train=one,test=two", source, **options))
-    assert opened.splits == {"train": 1, "test": 1} and opened.locate("test", 0).endswith("2.png")
-    assert opened.left_out in ({"more": 2}, {"A/more": 1, "B/more": 1})
-    file = [layout.format(side="A", split=split, name=name) for split, name in (("one", "1.png"), ("two", "2.png"))]
-    told = table(tmp_path / "s.csv", ("file", "split"), (file[0], "val"), (file[1], "train"))
-    opened = open_source(config(tmp_path, told, source, **options))
-    assert names(opened) == {"val": [file[0]], "train": [file[1]]}
-    assert sum(opened.left_out.values()) == 2
-    if layout.startswith("{side}"):
-        for side in ("A", "B"):
-            lay(tmp_path, f"{side}/train/x.png")
-        assert "train is named as splits are" in refusal(config(tmp_path, None, source, **options))
-
-
-def test_partners_by_a_table_are_each_others_alone(tmp_path: Path) -> None:
-    lay(tmp_path, "A/0.png", "A/0.jpg", "A/1.png", "B/0.png", "B/1.png", "B/2.png", "C/3.png", "4.png")
-    rows = [("file", "split"), ("A/0.png", "train"), ("A/1.png", "val")]
-    data = config(tmp_path, table(tmp_path / "s.csv", *rows), "pairs", image="A", target="B")
-    opened = open_source(data)
-    assert (opened.splits, opened.left_out) == ({"train": 1, "val": 1}, {".": 1, "A": 1, "B": 1, "C": 1})
-    table(tmp_path / "s.csv", *rows, ("A/0.jpg", "test"))
-    assert "A/0.jpg and A/0.png have one partner, B/0.png: take one of them off" in refusal(data)
-    table(tmp_path / "s.csv", *rows)
-    lay(tmp_path, "B/1.jpg")
-    assert "A/1.png has 2 partners (B/1.jpg, B/1.png) of the same name" in refusal(data)
-
-
-def test_folders_of_one_split_may_hold_equal_names(tmp_path: Path) -> None:
-    lay(tmp_path, *(f"{side}/{folder}/1.png" for side in "AB" for folder in ("s1", "s2", "s3")))
-    opened = open_source(config(tmp_path, "train=s1+s2,test=s3", "pairs", image="A", target="B"))
-    assert names(opened) == {"train": ["train/s1/1.png", "train/s2/1.png"], "test": ["test/s3/1.png"]}
-
-
-def test_what_lies_beside_partners_is_counted(tmp_path: Path) -> None:
-    lay(tmp_path / "flat", "A/1.png", "B/1.png", "loose.png", "C/1.png")
-    lay(tmp_path / "split", "Train/A/1.png", "Train/B/1.png", "Train/C/1.png", "Test/A/2.png", "Test/B/2.png")
-    (tmp_path / "split" / "Test" / "A" / "what").write_bytes(b"?")
-    flat, split = (
-        open_source(config(tmp_path / name, None, "pairs", image="A", target="B")) for name in ("flat", "split")
-    )
-    assert (flat.splits, flat.left_out) == ({"train": 1}, {".": 1, "C": 1})
-    assert (split.splits, split.left_out) == ({"train": 1, "test": 1}, {"Train": 1})
-    assert split.passed_over.names == {NO_PICTURE: ["what"]}
-
-
-def test_partners_in_split_folders_of_common_names(tmp_path: Path) -> None:
-    lay(tmp_path, *(f"{split}/{side}/1.png" for split in ("train", "dev") for side in "AB"), "docs/1.png")
-    opened = open_source(config(tmp_path, None, "pairs", image="A", target="B"))
-    assert (opened.splits, opened.left_out) == ({"train": 1, "val": 1}, {"docs": 1})
-    assert opened.revision, "an earlier preparation without dev is not reused"
-    lay(tmp_path, "val/A/1.png", "val/B/1.png")
-    text = refusal(config(tmp_path, None, "pairs", image="A", target="B"))
-    assert "several folders mean one split" in text and "--splits train=train,val=dev+val " in text
 
 
 def test_halves_are_cut_into_splits_only_without_a_doubt(tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ from PIL import Image
 from components.config import DataConfig
 from components.data.dataset import ShardedDataset
 from components.data.images import decode_map
-from tests.components.data.conftest import Prepare
+from tests.components.data.conftest import Prepare, chunks
 from tests.components.data.sources.conftest import open_with, refused, write_image
-from tests.components.data.test_images import chunks
 
 CLASSES = "id,name\n7,road\n4,tree\n9,nothing\n"
 

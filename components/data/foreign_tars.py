@@ -19,9 +19,9 @@ from pydantic import Field
 
 from components.config import Config, DataConfig
 from components.data.images import changes_of
-from components.data.parts import part_of
 from components.data.reader import Shard
 from components.data.scramble import Int64, make_key, mix_keys
+from components.data.shard_parts import part_of
 from components.data.shards import Index, ShardEntry
 from components.data.sources.listing import SUFFIXES
 from components.data.splits import (

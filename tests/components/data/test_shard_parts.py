@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from components.data.parts import overlap, part_of, samples_of, whole_of
+from components.data.shard_parts import overlap, part_of, samples_of, whole_of
 from components.data.shards import Index, ShardEntry, limited
 
 ENTRY = ShardEntry(name="a.tar", samples=60, bytes=1, sha256="0" * 64)

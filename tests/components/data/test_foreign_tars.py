@@ -13,7 +13,7 @@ from PIL import Image
 
 from components.config import DataConfig
 from components.data.dataset import ShardedDataset
-from components.data.foreign import index_of, look_into, split_of
+from components.data.foreign_tars import index_of, look_into, split_of
 from components.data.images import encode_png
 from components.data.shards import Index
 from components.errors import UserError

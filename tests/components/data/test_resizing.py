@@ -12,7 +12,7 @@ from components.config import DataConfig
 from components.data.boxes import pack_boxes, unpack_boxes
 from components.data.dataset import ShardedDataset
 from components.data.images import IMAGE_EXTENSIONS, decode_full, decode_map, encode, encode_png, image_size
-from components.data.refit import refit
+from components.data.resizing import refit
 from components.data.sources.base import Sample
 from tests.components.data.conftest import Prepare
 
