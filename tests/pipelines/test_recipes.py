@@ -34,7 +34,7 @@ def test_built_in_recipes_build_their_task(name: str) -> None:
     assert recipe.name == name and recipe.summary
     assert check_recipe(recipe) == recipe
     task = build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes=10, seed=0)
-    weights = resolve_weights(task, recipe.weights)
+    weights = resolve_weights(task.name, task.terms, recipe.weights)
     assert all(weight > 0 for weight in weights.values())
     assert bool(task.players) == bool(weights) == (recipe.training.epochs > 0)
     maps = task.encoder().eval()(torch.zeros(2, 3, recipe.data.size, recipe.data.size))

@@ -111,7 +111,7 @@ def test_the_given_encoder_is_looked_through_and_never_changed(judge: Path) -> N
     saved = load_encoder(judge).state_dict()
     assert before.keys() == saved.keys() and all(torch.equal(before[key], saved[key]) for key in saved)
     training = TrainingConfig(batch=4, ema=0.9)
-    engine = Engine(task.train(), training, resolve_weights(task, {"perceptual": 1.0}), steps=3)
+    engine = Engine(task.train(), training, resolve_weights(task.name, task.terms, {"perceptual": 1.0}), steps=3)
     assert not frozen.training
     images = torch.randint(256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
     weight = task.encoder().state_dict()["features.0.weight"].clone()
