@@ -138,7 +138,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
     if recipe.task == "supervised":
         check_labels_seen(prepared.unseen, ("val",))
     encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
-    make_task(recipe, prepared.label_classes, encoders)  # networks that cannot be built are said here, before workers
+    make_task(recipe, prepared.label_classes, encoders)  # what cannot be built is said here, as with fields below
     parts = parts_of(recipe.task, recipe.options)
     last = _steps(recipe, prepared.samples["train"]) if parts.players else 0
     weights = resolve_weights(recipe.task, parts.terms, recipe.weights)
@@ -155,9 +155,8 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
         recorder=run.recorder,
         judge=judge,
     )
-    Streams.open(
-        job.data, "train", parts.needs
-    )  # a field that is not there is said here: workers are given other tries
+    # A field that is not there is said here: workers are given other tries.
+    Streams.open(job.data, "train", parts.needs)
     began = time.perf_counter()
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
         probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(job.label_classes))
