@@ -136,7 +136,7 @@ def contestants(name: str, options: argparse.Namespace) -> tuple[Task, Step, Tas
         warmup=0,
         augment=AugmentConfig(flip=False, shift=0),
     )
-    engine = Engine(task, training, resolve_weights(task, {}), steps=1_000_000, device=device)
+    engine = Engine(task, training, resolve_weights(task.name, task.terms, {}), steps=1_000_000, device=device)
     positions_B = torch.arange(options.batch)
 
     def step(batch: Batch) -> None:

@@ -237,7 +237,7 @@ def contestants(setting: Setting, precision: str, compiled: bool) -> tuple[Step,
             "augment": AugmentConfig(flip=False, shift=0),
         }
     )
-    engine = Engine(task, training, resolve_weights(task, {}), steps=1_000_000)
+    engine = Engine(task, training, resolve_weights(task.name, task.terms, {}), steps=1_000_000)
     positions_B = torch.arange(setting.batch)
 
     def step() -> None:

@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 # Rounded as in CIE 15 and in the image libraries that the papers' code called, so that figures can be compared.
 _XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-_WHITE = (0.95047, 1.0, 1.08883)
+_WHITE = (0.95047, 1.0, 1.08883)  # X, Y and Z of D65
 _BIN = 10.0  # side of a bin, in units of a and b
+_MIDDLE = 50.0  # of L, whose range is twice that
+_AB_SCALE = 110.0  # about the largest |a| and |b| of sRGB colours
 
 
 def _mix_channels(x_B3HW: Tensor, matrix_33: Tensor) -> Tensor:
@@ -48,6 +50,25 @@ def lab_to_rgb(lab_B3HW: Tensor) -> Tensor:
     linear = _mix_channels(xyz, torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)))
     curved = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, curved, 12.92 * linear).clamp(0, 1)
+
+
+def scale_lab(lab_BCHW: Tensor) -> Tensor:
+    """Lab as networks see it, about [-1, 1]: (L - 50) / 50 and ab / 110. Undone by `unscale_lab`.
+
+    The number of channels says what is given: L (1), ab (2), or Lab (3). The result has as many.
+    """
+    if lab_BCHW.shape[1] == 2:
+        return lab_BCHW / _AB_SCALE
+    l_B1HW = (lab_BCHW[:, :1] - _MIDDLE) / _MIDDLE
+    return l_B1HW if lab_BCHW.shape[1] == 1 else torch.cat([l_B1HW, lab_BCHW[:, 1:] / _AB_SCALE], dim=1)
+
+
+def unscale_lab(scaled_BCHW: Tensor) -> Tensor:
+    """What `scale_lab` was given: L in [0, 100] (1 channel), ab (2), or Lab (3)."""
+    if scaled_BCHW.shape[1] == 2:
+        return scaled_BCHW * _AB_SCALE
+    l_B1HW = scaled_BCHW[:, :1] * _MIDDLE + _MIDDLE
+    return l_B1HW if scaled_BCHW.shape[1] == 1 else torch.cat([l_B1HW, scaled_BCHW[:, 1:] * _AB_SCALE], dim=1)
 
 
 def grey_picture(l_B1HW: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """One small pure function per term. Each returns a scalar: a mean over the samples of the slice at hand.
 
-Inputs of lower precision than fp32 are computed in fp32.
+Inputs of lower precision (bf16) are converted to fp32 before anything is computed.
 
 Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Q bins, N soft-encoding neighbours.
 """

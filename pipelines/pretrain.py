@@ -16,7 +16,7 @@ from components.config import Recipe
 from components.data.labels import check_labels_seen
 from components.data.order import Plan, check_divisible
 from components.errors import Diverged, Stopped, UserError
-from components.tasks.base import get_task, resolve_weights
+from components.tasks.base import get_task, parts_of, resolve_weights
 from infra import ending
 from infra.cluster import connect
 from infra.errors import Interrupted, OutsideError, disk_fault
@@ -82,14 +82,14 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step[Pretrained
     Raises UserError where the data does not fit the task, Diverged where training broke down.
     """
     what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "score_on", "search", "benchmarks"})
-    task = get_task(recipe.task)
+    task, parts = get_task(recipe.task), parts_of(recipe.task, recipe.options)
     training = {key: value for key, value in what["training"].items() if key not in HOW}
     if task.version > 1:
         what["task_version"] = task.version
     if not recipe.training.augment.crop:
         del training["augment"]["crop"]  # the key came later: what was trained without it stays known
     what["options"] = identified(recipe)
-    what["training"] = training if task.players else {"seed": recipe.training.seed}
+    what["training"] = training if parts.players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
     check_recipe_on(recipe, facts_of(recipe.data))  # said now, before shards are written
     what["size"] = recipe.data.size
@@ -101,8 +101,8 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step[Pretrained
         value=Pretrained,
         body=lambda run, done: _train(recipe, done[prepared].value, run, judge),
         inputs=(prepared,),
-        cores=recipe.training.workers * recipe.training.cpus if task.players else 1,
-        cpus=recipe.training.cpus if task.players else 1,
+        cores=recipe.training.workers * recipe.training.cpus if parts.players else 1,
+        cpus=recipe.training.cpus if parts.players else 1,
         params=_shown(recipe),
     )
 
@@ -138,9 +138,10 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
     if recipe.task == "supervised":
         check_labels_seen(prepared.unseen, ("val",))
     encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
-    task = make_task(recipe, prepared.label_classes, encoders)
-    last = _steps(recipe, prepared.samples["train"]) if task.players else 0
-    weights = resolve_weights(task, recipe.weights)
+    make_task(recipe, prepared.label_classes, encoders)  # what cannot be built is said here, as with fields below
+    parts = parts_of(recipe.task, recipe.options)
+    last = _steps(recipe, prepared.samples["train"]) if parts.players else 0
+    weights = resolve_weights(recipe.task, parts.terms, recipe.weights)
     run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": last})
     run.tracker.describe(run.run_id, f"{recipe.summary or recipe.task}\n\n`runs:/{run.run_id}/encoder`")
     run.tracker.log_text(run.run_id, write_recipe(recipe), "recipe.yaml")
@@ -154,7 +155,8 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
         recorder=run.recorder,
         judge=judge,
     )
-    Streams.open(job.data, "train", task.needs)  # a field that is not there is said here: workers are given other tries
+    # A field that is not there is said here: workers are given other tries.
+    Streams.open(job.data, "train", parts.needs)
     began = time.perf_counter()
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
         probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(job.label_classes))

@@ -5,13 +5,13 @@ Steps are made by these checks, in a dry run as in a real one, so that both refu
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from components.config import DataConfig, OptimizerConfig, Recipe
+from components.config import DataConfig, Recipe
 from components.data.order import Plan, check_divisible
-from components.errors import UserError, unknown
-from components.tasks.base import build_task, get_task, resolve_weights
+from components.errors import UserError
+from components.tasks.base import build_task
 from pipelines.data.raw_data import Facts, facts_of
+from pipelines.recipes import check_parts
 from pipelines.training.named_encoders import identified, named_by
 from pipelines.training.sample_streams import STREAMS
 
@@ -26,69 +26,39 @@ SOURCES = {
 }
 
 
-@dataclass(frozen=True)
-class Built:
-    """What a task says of itself once its networks are built with its options."""
-
-    name: str
-    terms: tuple[str, ...]
-    players: tuple[str, ...]
-    needs: tuple[str, ...]
+_BUILT: set[str] = set()  # tasks whose networks could be built, by what they are built from
 
 
-_BUILT: dict[str, Built] = {}
+def check_networks(recipe: Recipe, classes: int) -> None:
+    """Raise UserError for options that do not go together, or not with the size of the images.
 
-
-def built(recipe: Recipe, classes: int) -> Built | None:
-    """The recipe's task, built once per process; None where its options name an encoder that lies elsewhere.
-
-    Raises UserError for options that do not go together, or not with the size of the images.
+    Only building the networks shows that, which is done once per process; not where the options name an encoder that
+    lies elsewhere.
     """
     named = named_by(recipe)
     if any("://" in uri or uri.startswith(("models:/", "runs:/")) for uri in named.values()):
-        return None
+        return
     key = json.dumps([recipe.task, identified(recipe), recipe.encoder.canonical(), recipe.data.size, classes])
     if key not in _BUILT:
-        task = build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes, seed=0)
-        _BUILT[key] = Built(task.name, tuple(task.terms), tuple(task.players), tuple(task.needs))
-    return _BUILT[key]
+        build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes, seed=0)
+        _BUILT.add(key)
 
 
 def check_recipe_on(recipe: Recipe, facts: Facts | None) -> None:
     """Raise UserError where the recipe cannot be trained on data with these ``facts`` (None: nobody knows them yet)."""
-    task = get_task(recipe.task)
-    if facts and "label" in task.needs and not facts.labels:
-        raise lacking(task.name, "label", facts)
-    found = built(recipe, facts.labels if facts else UNKNOWN)
-    if found:
-        _check_words(recipe, found)
-        if facts:
-            check_fields(found.name, found.needs, facts)
-    if facts and task.players:
+    parts = check_parts(recipe)
+    if facts and "label" in parts.needs and not facts.labels:
+        raise lacking(recipe.task, "label", facts)
+    check_networks(recipe, facts.labels if facts else UNKNOWN)
+    if facts:
+        check_fields(recipe.task, parts.needs, facts)
+    if facts and parts.players:
         training = recipe.training
         check_divisible(
             Plan(facts.samples.get("train", 0), training.batch, training.epochs),
             training.workers,
             training.micro_batches,
         )
-
-
-def _check_words(recipe: Recipe, found: Built) -> None:
-    """Terms and players that the task has, and these options do not."""
-    task = get_task(recipe.task)
-    for weights in (recipe.weights, *recipe.weight_changes.values()):
-        for term in weights:
-            if term not in found.terms:
-                resolve_weights(task, {term: 1.0})  # says it of a term that no options bring
-                raise UserError(
-                    f"weights.{term}: with these options task {task.name!r} has no such term, but "
-                    f"{', '.join(found.terms)}: leave it out, or set the option that brings it "
-                    f"(`genoise tasks {task.name}`)"
-                )
-    for player, changes in recipe.training.players.items():
-        if player not in found.players:
-            raise unknown(f"player of task {task.name!r}:", player, found.players)
-        OptimizerConfig.parse(changes, f"training.players.{player}.")
 
 
 def check_fields(task: str, needs: Sequence[str], facts: Facts, splits: Sequence[str] = ("train", "val")) -> None:

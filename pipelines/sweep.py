@@ -34,7 +34,7 @@ from pipelines.sweeps.ray_tune import scheduler, tune_trials
 from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front
 from pipelines.sweeps.report import Outcome, write_report
 from pipelines.sweeps.search import Search, failed_all
-from pipelines.sweeps.space import Range, apply
+from pipelines.sweeps.space import apply, ends_of, searched
 from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap, own_point
 from pipelines.sweeps.values import Judged, Searched
 from pipelines.sweeps.verdict import Comparison, compare, mean_comparison, scores_on_test
@@ -174,13 +174,10 @@ def _check_trials(wanted: Sweep) -> None:
         check_labelled(load_benchmark(recipe.benchmarks[0]), recipe.scored)
         facts = facts_of(recipe.data)
         check_recipe_on(recipe, facts)
-        for key, over in wanted.space.keys.items():
-            for value in (over.value(0.0), over.value(1.0)) if isinstance(over, Range) else over.values:
-                point = own_point({key: value}, recipe) if wanted.universal else {key: value}
-                try:
-                    check_recipe_on(apply(recipe, point), facts)
-                except UserError as error:
-                    raise UserError(f"search: {key}={value}: {error}") from None
+        for point in ends_of(wanted.space):
+            own = own_point(point, recipe) if wanted.universal else point
+            with searched(point):
+                check_recipe_on(apply(recipe, own), facts)
     first = wanted.recipes[0]
     facts = facts_of(first.data)
     if facts and wanted.scheduler != "none":

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.config import Recipe
 from components.errors import Diverged, UserError
-from components.tasks.base import get_task
+from components.tasks.base import parts_of
 from components.transfer.probe import WIDEN
 from components.transfer.protocol import gap_between, gap_share, mean_interval
 from pipelines.recipe_checks import data_name, has_labels
@@ -135,7 +135,7 @@ def _longest(recipes: Sequence[Recipe]) -> Recipe:
 
 def epochs_of(recipe: Recipe) -> float:
     """Passes over the training split; 0 for a task that trains nothing."""
-    return recipe.training.epochs if get_task(recipe.task).players else 0.0
+    return recipe.training.epochs if parts_of(recipe.task, recipe.options).players else 0.0
 
 
 def _check_yardsticks(recipes: Sequence[Recipe]) -> None:
@@ -179,7 +179,7 @@ def on_labels(recipe: Recipe) -> Recipe:
 
 def data_notes(recipes: Sequence[Recipe]) -> list[str]:
     """Which row saw what, where rows are scored on other data than they were trained on."""
-    elsewhere = [recipe for recipe in recipes if recipe.score_on and get_task(recipe.task).players]
+    elsewhere = [recipe for recipe in recipes if recipe.score_on and parts_of(recipe.task, recipe.options).players]
     notes: dict[str, list[str]] = {}
     for recipe in elsewhere:
         trained, scored = data_name(recipe.data), data_name(recipe.scored)
@@ -259,7 +259,7 @@ def _row(group: Group, ends: Sequence[Group | None]) -> Row:
     return {
         "recipe": group.recipe.name,
         "benchmark": group.benchmark,
-        "labels": "yes" if "label" in get_task(group.recipe.task).needs else "no",
+        "labels": "yes" if "label" in parts_of(group.recipe.task, group.recipe.options).needs else "no",
         "layer": "/".join(sorted({value.layer for value in values.values()})) or None,
         "val top-1": _rounded(val, 2),
         "test top-1": _rounded(mean, 2) if group.split == "test" else None,

@@ -237,8 +237,9 @@ def _terms(terms: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(column, overflow="fold")
     for name, term in terms.items():
         low, high = term["search"]
-        optional = " (optional)" if term["optional"] else ""
-        table.add_row(f"  {name}{optional}", f"{term['weight']:g}", f"{low:g} to {high:g}", Text(term["source"]))
+        notes = [note for note, holds in (("optional", term["optional"]), ("by option", not term["default"])) if holds]
+        noted = f"  {name} ({', '.join(notes)})" if notes else f"  {name}"
+        table.add_row(noted, f"{term['weight']:g}", f"{low:g} to {high:g}", Text(term["source"]))
     return table
 
 

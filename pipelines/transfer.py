@@ -11,7 +11,7 @@ from components.config import DataConfig, ProbeConfig, Recipe
 from components.data.labels import check_labels_seen
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
-from components.tasks.base import get_task
+from components.tasks.base import parts_of
 from components.transfer.features import probed_layers
 from components.transfer.protocol import UNTESTED, run_benchmark
 from infra.storage import sha256_of
@@ -218,8 +218,8 @@ def _published(
         name, metric = f"{name}-on-{recipe.score_on.source}", f"{metric} on {scored_on.index[:8]}"
     scores = {f"{metric}/{key}": number for key, number in _metrics(value).items()}
     run.tracker.log_metrics(trained.run_id, scores, model_id=model_id)
-    task = get_task(recipe.task)
-    if not task.players or "label" in task.needs:
+    parts = parts_of(recipe.task, recipe.options)
+    if not parts.players or "label" in parts.needs:
         return value
     with _REGISTERING:
         version, _ = run.tracker.models.register_encoder(

@@ -5,11 +5,9 @@ An architecture is one file beside this one: subclass `Encoder`, register a buil
 Legend of shape suffixes: B samples, C channels, H height, W width.
 """
 
-import importlib
 import itertools
 import json
 import os
-import pkgutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar, cast
@@ -19,16 +17,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from components.color import rgb_to_lab
+from components.color import rgb_to_lab, scale_lab
 from components.config import EncoderConfig
 from components.errors import UserError, unknown
+from components.registry import Registry
 
 FORMAT = "genoise-encoder/1"  # of config.json and encoder.safetensors; a file with another one is refused
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "encoder.safetensors"
+CONFIG_FILE = "config.json"  # what the encoder is built from
+WEIGHTS_FILE = "encoder.safetensors"  # its parameters and buffers
 
 HALVES = {"l+ab": ("l", "ab"), "diagonal": ("lab", "lab")}  # inputs that two trunks share: what each of them sees
-INPUT_CHANNELS = {"rgb": 3, "lab": 3, "l": 1, "ab": 2, "l+ab": 3, "diagonal": 3}
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INPUT_CHANNELS = {"rgb": 3, "lab": 3, "l": 1, "ab": 2, "l+ab": 3, "diagonal": 3}  # of what a trunk sees, by input
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue, in [0, 1]
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Encoder(nn.Module):
@@ -66,21 +67,23 @@ class Encoder(nn.Module):
     def convert(self, rgb_BCHW: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] to what the trunk sees, (B, INPUT_CHANNELS[config.input], H, W), float32.
 
-        rgb: standardized with ImageNet's mean and deviation; all others: CIE Lab, or a part of it, with (L - 50) / 50
-        and ab / 110, about [-1, 1].
+        rgb: standardized with ImageNet's mean and deviation; all others: CIE Lab, or a part of it, as `scale_lab` has
+        it, about [-1, 1].
         """
         rgb_BCHW = rgb_BCHW.float()  # Lab is steep near black, and bf16 has 8 bits
         if self.config.input == "rgb":
             return (rgb_BCHW - self._mean) / self._std
-        lab_BCHW = rgb_to_lab(rgb_BCHW)
-        l_B1HW, ab_B2HW = (lab_BCHW[:, :1] - 50) / 50, lab_BCHW[:, 1:] / 110
-        if self.config.input == "l":
-            return l_B1HW
-        return ab_B2HW if self.config.input == "ab" else torch.cat([l_B1HW, ab_B2HW], dim=1)
+        lab_B3HW = rgb_to_lab(rgb_BCHW)
+        parts = {"l": lab_B3HW[:, :1], "ab": lab_B3HW[:, 1:]}
+        return scale_lab(parts.get(self.config.input, lab_B3HW))
 
     def encode(self, native_BCHW: Tensor) -> dict[str, Tensor]:
         """The trunk alone: what `convert` returned, or something like it, to {layer: feature map}."""
         raise NotImplementedError
+
+    def deepest(self, native_BCHW: Tensor) -> Tensor:
+        """The map of the last layer alone, (B, C, h, w), of what `encode` takes."""
+        return self.encode(native_BCHW)[self.layers[-1]]
 
     def select(self, names: Iterable[str] | None) -> tuple[str, ...]:
         """The layers called ``names``, shallow to deep; None means all. UserError for one that does not exist."""
@@ -161,14 +164,14 @@ def initialize_he(module: nn.Module) -> None:
 
 Builder = Callable[[EncoderConfig], Encoder]
 _B = TypeVar("_B", bound=Builder)
-_REGISTRY: dict[str, Builder] = {}
+_REGISTRY: Registry[Builder] = Registry("components.networks", "encoder")
 
 
 def register_encoder(name: str) -> Callable[[_B], _B]:
     """Decorator of an Encoder class, or of a function that builds one: makes the architecture known by ``name``."""
 
     def add(builder: _B) -> _B:
-        _REGISTRY[name] = builder
+        _REGISTRY.register(name, builder, builder)
         return builder
 
     return add
@@ -176,18 +179,12 @@ def register_encoder(name: str) -> Callable[[_B], _B]:
 
 def all_encoders() -> dict[str, Builder]:
     """Every architecture, by name: each module beside this file is imported once and registers itself."""
-    package = importlib.import_module("components.networks")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"components.networks.{module.name}")
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
     """A freshly initialized encoder (from torch's random state); UserError for an unknown name or too many stages."""
-    builders = all_encoders()
-    if config.name not in builders:
-        raise unknown("encoder", config.name, builders)
-    builder = builders[config.name]
+    builder = _REGISTRY.get(config.name)
     return TwoTrunks(config, builder) if config.input in HALVES else builder(config)
 
 

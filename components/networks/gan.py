@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from components import losses
-from components.config import Config, EncoderConfig
+from components.config import Config, EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError
 from components.networks.decoders import deepest_shape
@@ -19,6 +19,7 @@ from components.networks.init import initialize_normal
 from components.networks.norm import statistics_kept
 from components.networks.spectral import normalize_spectrally, with_plain_weights
 
+ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))  # of both players: Radford et al. 2016, section 4
 PENALTIES = ("gradient_penalty", "r1")  # terms that are there if they are asked for
 
 
@@ -33,6 +34,11 @@ class GanOptions(Config):
     latent: int = Field(100, ge=1, description="random numbers that a picture is made from")
     prior: Literal["uniform", "normal"] = Field("uniform", description="where they are from: [-1, 1), or N(0, 1)")
     critic_steps: int = Field(1, ge=1, description="steps of the discriminator for every step of the generator")
+
+    @property
+    def penalties_left_out(self) -> tuple[str, ...]:
+        """The terms for penalties that are not asked for."""
+        return tuple(name for name in PENALTIES if name != self.penalty)
 
     def draw(self, draws: Draws) -> dict[str, Tensor]:
         """What is random in a step: ``z`` (B, Z), and ``share`` (B, 1, 1, 1), the place between two pictures."""

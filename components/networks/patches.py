@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.networks.encoder import Encoder
+
 _PLACES = 3  # a side of the map that the head sees, at most: where something lies in a patch matters
 
 
@@ -38,6 +40,16 @@ def resized(patches_NCHW: Tensor, side: int) -> Tensor:
     if patches_NCHW.shape[-1] == side:
         return patches_NCHW
     return F.interpolate(patches_NCHW, size=(side, side), mode="bilinear", align_corners=False)
+
+
+def encode_patches(trunk: Encoder, patches_BPCHW: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """The encoder's deepest maps (N, C, H, W) of RGB patches, shown to it with that ``side``, and their numbers (B, P).
+
+    What `PatchHead` takes: row n of the maps is the patch of number n.
+    """
+    native_NCHW = trunk.convert(resized(patches_BPCHW.flatten(0, 1), side))
+    numbers_N = torch.arange(len(native_NCHW), device=native_NCHW.device)
+    return trunk.deepest(native_NCHW), numbers_N.view(patches_BPCHW.shape[:2])
 
 
 def equalize(patches_BPCHW: Tensor, image_BCHW: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from components import losses
 from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.networks.decoders import Decoder, deepest_shape
-from components.networks.encoder import Encoder, build_encoder
+from components.networks.encoder import build_encoder
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 
@@ -51,14 +51,10 @@ class Autoencoder(Task):
         return {"native": native_BCHW * kept_B1HW, "target": target_B3HW, "kept": kept_B1HW}
 
     def forward(self, inputs: Tensors) -> Tensors:
-        maps = self.trunk.encode(inputs["native"])
-        return {"prediction": self.decoder(maps[self.trunk.layers[-1]])}
+        return {"prediction": self.decoder(self.trunk.deepest(inputs["native"]))}
 
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         return {"l2": losses.l2(outputs["prediction"], inputs["target"])}
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:

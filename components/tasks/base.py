@@ -3,10 +3,9 @@
 Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Z latent.
 """
 
-import importlib
-import pkgutil
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,8 @@ from components.config import Config, EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError, unknown
 from components.losses import Sign
-from components.networks.encoder import Encoder
+from components.networks.encoder import Encoder, build_encoder
+from components.registry import Registry
 
 Batch = dict[str, Tensor]
 Tensors = dict[str, Tensor]
@@ -41,20 +41,33 @@ class Term:
     optional: bool = False  # whether the task still means something without it
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a task has with its options at hand, known before any network is built."""
+
+    terms: dict[str, Term]
+    players: dict[str, Player]  # insertion order is update order
+    needs: tuple[str, ...]  # fields of a sample
+
+    def without(self, *terms: str) -> Self:
+        """The same without these terms."""
+        return replace(self, terms={name: term for name, term in self.terms.items() if name not in terms})
+
+
 class Task(nn.Module):
     """A pretext task: networks, terms, and how inputs become losses. Stateless about training.
 
     No optimizer, no loop, no device calls, no weights in here: the engine has them.
-    Class attributes say what the command line prints; ``terms``, ``players`` and ``needs`` may be set in ``__init__``,
-    for the options at hand.
+    The class attributes ``terms``, ``players`` and ``needs`` say what the task has with all that its options can bring;
+    an instance has what `parts` says of its own options.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
     version: ClassVar[int] = 1  # raised where an equal recipe trains otherwise than before: older results do not count
-    terms: dict[str, Term]
-    players: dict[str, Player]  # insertion order is update order; a task without players trains nothing
+    terms: dict[str, Term] = {}
+    players: dict[str, Player] = {}  # insertion order is update order; a task without players trains nothing
     needs: tuple[str, ...] = ("image",)  # fields of a sample; see components.data
     signs: ClassVar[tuple[Sign, ...]] = ()  # what the logged facts say of a training that has gone wrong
     makes_pictures: ClassVar[bool] = True  # False: `samples` only moves or marks the pixels that it was given
@@ -62,11 +75,23 @@ class Task(nn.Module):
     history: tuple[str, ...] = ()  # entries of inputs or outputs, a row per sample, that `remember` gets
 
     class Options(Config):
-        """The task's own options, with ranges. Overridden by tasks that have any."""
+        """The task's own options, with ranges and defaults. Overridden by tasks that have any."""
+
+    trunk: Encoder
+
+    @classmethod
+    def parts(cls, options: Any) -> Parts:
+        """Terms, players and needs with these ``options`` (the task's own ``Options``), without building anything.
+
+        Overridden by tasks where they depend on the options.
+        """
+        return Parts(cls.terms, cls.players, cls.needs)
 
     def __init__(self, options: Config, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         """Build the networks for images of ``image_size`` pixels a side and ``classes`` labels (0: unlabelled)."""
         super().__init__()
+        parts = self.parts(options)
+        self.terms, self.players, self.needs = parts.terms, parts.players, parts.needs
 
     def initialize(self, batch: Batch) -> None:
         """Look at the first ``initial_samples`` samples before training (rescaling, class frequencies, ...).
@@ -110,8 +135,8 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def encoder(self) -> Encoder:
-        """The encoder that is saved and scored; it shares weights with the task."""
-        raise NotImplementedError
+        """The encoder that is saved and scored; it shares weights with the task. Here: the network called ``trunk``."""
+        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:
@@ -123,31 +148,50 @@ class Task(nn.Module):
         return {}
 
 
-_REGISTRY: dict[str, type[Task]] = {}
+class Baseline(Task):
+    """The encoder without training: no terms, no players."""
+
+    def __init__(self, options: Config, encoder: EncoderConfig, image_size: int, classes: int) -> None:
+        super().__init__(options, encoder, image_size, classes)
+        self.trunk = build_encoder(encoder)
+
+    @torch.no_grad()
+    def inputs(self, batch: Batch, draws: Draws) -> Tensors:
+        return {"image": batch["image"]}
+
+    def forward(self, inputs: Tensors) -> Tensors:
+        return {}
+
+    def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
+        return {}
+
+
+_REGISTRY: Registry[type[Task]] = Registry("components.tasks", "task")
 
 
 def register(cls: type[Task]) -> type[Task]:
     """Class decorator: makes a task known by its ``name``."""
-    if _REGISTRY.get(cls.name, cls).__qualname__ != cls.__qualname__:
-        raise UserError(f"two tasks are called {cls.name!r}: {_REGISTRY[cls.name].__module__} and {cls.__module__}")
-    _REGISTRY[cls.name] = cls
+    _REGISTRY.register(cls.name, cls, cls)
     return cls
 
 
 def all_tasks() -> dict[str, type[Task]]:
     """Every task, by name: each module beside this file is imported once and registers itself."""
-    package = importlib.import_module("components.tasks")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"components.tasks.{module.name}")
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def get_task(name: str) -> type[Task]:
     """The task class called ``name``; UserError with the nearest name otherwise."""
-    tasks = all_tasks()
-    if name not in tasks:
-        raise unknown("task", name, tasks)
-    return tasks[name]
+    return _REGISTRY.get(name)
+
+
+def parts_of(name: str, options: dict[str, Any]) -> Parts:
+    """What the task called ``name`` has with these options of a recipe, without building its networks.
+
+    Raises UserError for an unknown task, and for options that it does not have or whose values are out of range.
+    """
+    task = get_task(name)
+    return task.parts(task.Options.parse(options, "options."))
 
 
 def check_pictures(task: type[Task]) -> None:
@@ -172,14 +216,11 @@ def build_task(
 ) -> Task:
     """A task with its networks, initialized from ``seed`` alone (the global random state is left as it was)."""
     cls = get_task(name)
-    if "label" in cls.needs:
+    if "label" in parts_of(name, options).needs:
         check_labels(name, classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        task = cls(cls.Options.parse(options, "options."), encoder, image_size, classes)
-    if "label" in task.needs:
-        check_labels(name, classes)
-    return task
+        return cls(cls.Options.parse(options, "options."), encoder, image_size, classes)
 
 
 def check_labels(task: str, classes: int) -> None:
@@ -188,9 +229,12 @@ def check_labels(task: str, classes: int) -> None:
         raise UserError(f"task {task!r} needs labels, and the data has none: use a labelled source or another task")
 
 
-def resolve_weights(task: Task | type[Task], weights: dict[str, float]) -> dict[str, float]:
-    """The effective weight of every term: the recipe's where it names one, the published one elsewhere."""
-    extra = [term for term in weights if term not in task.terms]
+def resolve_weights(task: str, terms: Mapping[str, Term], weights: Mapping[str, float]) -> dict[str, float]:
+    """The effective weight of each of the ``terms``: the recipe's where it names one, the published one elsewhere.
+
+    Raises UserError, which names the ``task``, for a weight of a term that is not among them.
+    """
+    extra = [term for term in weights if term not in terms]
     if extra:
-        raise unknown("term", extra[0], task.terms, owner=f"task {task.name!r}")
-    return {term: float(weights.get(term, spec.weight)) for term, spec in task.terms.items()}
+        raise unknown("term", extra[0], terms, owner=f"task {task!r}")
+    return {term: float(weights.get(term, spec.weight)) for term, spec in terms.items()}

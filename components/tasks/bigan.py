@@ -14,10 +14,10 @@ from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.networks.dcgan import Generator, JointDiscriminator
 from components.networks.decoders import deepest_shape
-from components.networks.encoder import Encoder, build_encoder
+from components.networks.encoder import build_encoder
 from components.networks.init import initialize_normal
 from components.networks.norm import statistics_kept
-from components.tasks.base import Batch, Player, Task, Tensors, Term, register
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
 _ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999), weight_decay=2.5e-5)  # Donahue et al. 2017, appendix C
 
@@ -54,11 +54,14 @@ class BiGan(Task):
         latent: int = Field(200, ge=1, description="numbers in a code")
         regress: bool = Field(False, description="also ask the encoder for the z that a generated picture is made from")
 
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        parts = super().parts(options)
+        return parts if options.regress else parts.without("latent")
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
-        if not options.regress:
-            self.terms = {name: term for name, term in self.terms.items() if name != "latent"}
         self.trunk = build_encoder(encoder)
         channels, side = deepest_shape(self.trunk, image_size)
         self.code = nn.Linear(channels * side * side, options.latent)
@@ -94,9 +97,6 @@ class BiGan(Task):
         if self.options.regress:
             terms["latent"] = losses.l2(outputs["regressed"], inputs["z"])
         return terms
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:

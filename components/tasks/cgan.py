@@ -11,15 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from components import losses
-from components.config import EncoderConfig, OptimizerConfig
+from components.config import EncoderConfig
 from components.draws import Draws
 from components.networks.conditions import LabelCondition, PictureCondition, VectorCondition
 from components.networks.dcgan import Generator
 from components.networks.encoder import Encoder
-from components.networks.gan import PENALTIES, Discriminator, GanOptions
-from components.tasks.base import Batch, Player, Task, Tensors, Term, check_labels, register
-
-_ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))  # as an unconditional one: Radford et al. 2016, section 4
+from components.networks.gan import ADAM, Discriminator, GanOptions
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
 
 @register
@@ -42,8 +40,8 @@ class ConditionalGan(Task):
         "mode_seeking": Term(1.0, "Mao et al. 2019 (MSGAN), equations 2 and 3", (0.01, 10.0), optional=True),
     }
     players = {
-        "discriminator": Player(("discriminator",), _ADAM, detached=True),
-        "generator": Player(("condition", "generator"), _ADAM),
+        "discriminator": Player(("discriminator",), ADAM, detached=True),
+        "generator": Player(("condition", "generator"), ADAM),
     }
 
     signs = (losses.WON, losses.COLLAPSED)
@@ -58,13 +56,25 @@ class ConditionalGan(Task):
         embedding: int = Field(50, ge=1, description="numbers in which the generator is told the condition")
         mode_seeking: bool = Field(False, description="also ask for different pictures from different noise")
 
+        @property
+        def field(self) -> str:
+            """The field of a sample that the condition is made from."""
+            return "image" if self.condition == "colour" else self.condition
+
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        parts = super().parts(options).without(*options.penalties_left_out)
+        generator = replace(cls.players["generator"], every=options.critic_steps)
+        parts = replace(
+            parts,
+            players=cls.players | {"generator": generator},
+            needs=tuple(dict.fromkeys(("image", options.field))),
+        )
+        return parts if options.mode_seeking else parts.without("mode_seeking")
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
-        self.field = "image" if options.condition == "colour" else options.condition
-        self.needs = tuple(dict.fromkeys(("image", self.field)))
-        if self.field == "label":
-            check_labels(self.name, classes)
 
         def embed(features: int) -> nn.Module:
             if options.condition == "label":
@@ -73,17 +83,13 @@ class ConditionalGan(Task):
                 return VectorCondition(3, features)
             return PictureCondition(image_size, encoder.width, features)
 
-        asked = {options.penalty} | ({"mode_seeking"} if options.mode_seeking else set())
-        left_out = {*PENALTIES, "mode_seeking"} - asked
-        self.terms = {name: term for name, term in self.terms.items() if name not in left_out}
-        self.players = self.players | {"generator": replace(self.players["generator"], every=options.critic_steps)}
         self.discriminator = Discriminator(options, encoder, image_size, embed)
         self.condition = embed(options.embedding)
         self.generator = Generator(options.latent + options.embedding, image_size, encoder.width)
 
     @torch.no_grad()
     def inputs(self, batch: Batch, draws: Draws) -> Tensors:
-        condition = batch[self.field]
+        condition = batch[self.options.field]
         if self.options.condition == "colour":
             condition = 2 * condition.mean((2, 3)) - 1
         inputs = {"real": 2 * batch["image"] - 1, "condition": condition, **self.options.draw(draws)}

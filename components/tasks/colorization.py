@@ -15,10 +15,9 @@ from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError
 from components.networks.decoders import Decoder, deepest_shape
-from components.networks.encoder import Encoder, build_encoder
-from components.tasks.base import Batch, Player, Task, Tensors, Term, register
+from components.networks.encoder import build_encoder
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
-_AB = 110.0  # what a and b are divided by where they are regressed
 _CHUNK = 64  # images per conversion in `initialize`
 
 
@@ -66,12 +65,14 @@ class Colorization(Task):
     bins_Q2: Tensor
     rebalancing_Q: Tensor
 
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        return super().parts(options).without("cross_entropy" if options.target == "regression" else "l2")
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
         self.regression = options.target == "regression"
-        term = "l2" if self.regression else "cross_entropy"
-        self.terms = {term: type(self).terms[term]}
         bins_Q2 = color.gamut_bins()
         self.register_buffer("bins_Q2", bins_Q2, persistent=False)
         self.register_buffer("rebalancing_Q", torch.ones(len(bins_Q2)))
@@ -113,7 +114,7 @@ class Colorization(Task):
     def inputs(self, batch: Batch, draws: Draws) -> Tensors:
         image_B3HW = batch["image"]
         ab_B2HW, counted_B = self._target_ab(image_B3HW)
-        inputs = {"native": self.trunk.convert(image_B3HW), "image": image_B3HW, "ab": ab_B2HW / _AB}
+        inputs = {"native": self.trunk.convert(image_B3HW), "image": image_B3HW, "ab": color.scale_lab(ab_B2HW)}
         if self.regression and not self.rebalanced:
             weight_BHW = torch.ones_like(ab_B2HW[:, 0])
         else:
@@ -129,8 +130,7 @@ class Colorization(Task):
         return ("mean_weight",)
 
     def forward(self, inputs: Tensors) -> Tensors:
-        maps = self.trunk.encode(inputs["native"])
-        return {"prediction": self.decoder(maps[self.trunk.layers[-1]])}
+        return {"prediction": self.decoder(self.trunk.deepest(inputs["native"]))}
 
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         prediction, weight_BHW, denominator = outputs["prediction"], inputs["weight"], inputs["mean_weight"]
@@ -139,14 +139,11 @@ class Colorization(Task):
         loss = losses.soft_cross_entropy(prediction, inputs["index"], inputs["shares"], weight_BHW, denominator)
         return {"cross_entropy": loss}
 
-    def encoder(self) -> Encoder:
-        return self.trunk
-
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:
         prediction = self(inputs)["prediction"].float()
         if self.regression:
-            ab_B2HW = prediction * _AB
+            ab_B2HW = color.unscale_lab(prediction)
         else:
             ab_B2HW = color.annealed_mean(prediction, self.bins_Q2, self.options.temperature)
         image_B3HW = inputs["image"]

@@ -16,7 +16,7 @@ from components.draws import Draws
 from components.errors import UserError
 from components.networks.decoders import Bottleneck, Decoder, deepest_shape
 from components.networks.discriminators import ImageDiscriminator
-from components.networks.encoder import Encoder, build_encoder
+from components.networks.encoder import build_encoder
 from components.networks.init import initialize_normal
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
@@ -119,8 +119,7 @@ class ContextEncoder(Task):
         return ("painted_share",) if self.random else ()
 
     def forward(self, inputs: Tensors) -> Tensors:
-        deepest_BCHW = self.trunk.encode(inputs["native"])[self.trunk.layers[-1]]
-        return {"prediction": torch.tanh(self.decoder(self.bottleneck(deepest_BCHW)))}
+        return {"prediction": torch.tanh(self.decoder(self.bottleneck(self.trunk.deepest(inputs["native"]))))}
 
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         prediction, truth = outputs["prediction"], inputs["truth"]
@@ -132,9 +131,6 @@ class ContextEncoder(Task):
             "l2": losses.l2(prediction, truth, inputs["weight"], inputs["painted_share"]),
             "adversarial": losses.adversarial(fake_B),
         }
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:

@@ -15,11 +15,13 @@ from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError
 from components.networks.decoders import deepest_shape, fitting_side
-from components.networks.encoder import Encoder, build_encoder
-from components.networks.patches import PatchHead, cut_patches, paste_patches, resized
+from components.networks.encoder import build_encoder
+from components.networks.patches import PatchHead, cut_patches, encode_patches, paste_patches
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
-_PATCHES, _CENTRE, _DIRECTIONS = 9, 4, 8
+_PATCHES = 9  # three rows of three
+_CENTRE = 4  # the number of the patch in the middle
+_DIRECTIONS = 8  # the patches around it
 _NOISE = 0.01  # deviation of what replaces a dropped channel, in units of that of the kept one
 
 
@@ -92,9 +94,7 @@ class ContextPrediction(Task):
 
     def forward(self, inputs: Tensors) -> Tensors:
         patches_BP3HW = inputs["patches"]
-        native_NCHW = self.trunk.convert(resized(patches_BP3HW.flatten(0, 1), self.seen_side))
-        maps_NCHW = self.trunk.encode(native_NCHW)[self.trunk.layers[-1]]
-        patches_BP = torch.arange(len(native_NCHW), device=native_NCHW.device).view(-1, _PATCHES)
+        maps_NCHW, patches_BP = encode_patches(self.trunk, patches_BP3HW, self.seen_side)
         centre_BD = patches_BP[:, _CENTRE, None].expand(-1, _DIRECTIONS)
         neighbours_BD = torch.cat([patches_BP[:, :_CENTRE], patches_BP[:, _CENTRE + 1 :]], dim=1)
         pairs_BD2 = torch.stack([centre_BD, neighbours_BD], dim=2)
@@ -104,9 +104,6 @@ class ContextPrediction(Task):
         logits_BDK = outputs["logits"]
         direction_BD = torch.arange(_DIRECTIONS, device=logits_BDK.device).expand(logits_BDK.shape[:2])
         return {"cross_entropy": losses.cross_entropy(logits_BDK.flatten(0, 1), direction_BD.flatten())}
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:

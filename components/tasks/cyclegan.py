@@ -4,6 +4,7 @@ Legend of shape suffixes: B samples, H height, W width. Domain a is the field `i
 the field `other`, or `another` of the same images.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -18,9 +19,9 @@ from components.networks.norm import each
 from components.networks.patchgan import Patch, PatchGAN
 from components.networks.pool import ImagePool
 from components.networks.resnet_generator import Translator
-from components.tasks.base import Batch, Player, Task, Tensors, Term, register
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
-_ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))
+_ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))  # Zhu et al. 2017, section 4; betas as in their code
 
 
 @register
@@ -60,11 +61,18 @@ class CycleGAN(Task):
         patch: Patch = Field(70, description="side in pixels of what a discriminator judges")
         form: losses.Form = Field("least_squares", description=losses.FORM)
 
+        @property
+        def domain_b(self) -> str:
+            """The field of a sample that holds the second domain."""
+            return "another" if self.domains == "grey" else "other"
+
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        return replace(super().parts(options), needs=("image", options.domain_b))
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
-        self.domain_b = "another" if options.domains == "grey" else "other"
-        self.needs = ("image", self.domain_b)
         self.generator_ab = Translator(encoder, image_size)
         self.generator_ba = Translator(encoder, image_size)
         self.discriminator_a, self.discriminator_b = (
@@ -80,7 +88,7 @@ class CycleGAN(Task):
         seen_B3HW = image_B3HW
         if self.options.domains == "grey":
             seen_B3HW = color.grey_picture(color.rgb_to_lab(image_B3HW)[:, :1])
-        inputs = {"image": image_B3HW, "a": 2 * seen_B3HW - 1, "b": 2 * batch[self.domain_b] - 1}
+        inputs = {"image": image_B3HW, "a": 2 * seen_B3HW - 1, "b": 2 * batch[self.options.domain_b] - 1}
         if self.options.pool:
             inputs |= {"swap": draws.bernoulli(0.5, 2), "slot": draws.integers(self.options.pool, 2)}
         return inputs

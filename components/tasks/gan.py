@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 
 from components import losses
-from components.config import EncoderConfig, OptimizerConfig
+from components.config import EncoderConfig
 from components.draws import Draws
 from components.networks.dcgan import Generator
 from components.networks.encoder import Encoder
-from components.networks.gan import PENALTIES, Discriminator, GanOptions
-from components.tasks.base import Batch, Player, Task, Tensors, Term, register
-
-_ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))  # Radford et al. 2016, section 4
+from components.networks.gan import ADAM, Discriminator, GanOptions
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
 
 @register
@@ -36,8 +34,8 @@ class Gan(Task):
         "r1": Term(10.0, "Mescheder et al. 2018, equation 9: gamma", (0.1, 100.0), optional=True),
     }
     players = {
-        "discriminator": Player(("discriminator",), _ADAM, detached=True),
-        "generator": Player(("generator",), _ADAM),
+        "discriminator": Player(("discriminator",), ADAM, detached=True),
+        "generator": Player(("generator",), ADAM),
     }
 
     signs = (losses.WON, losses.COLLAPSED)
@@ -45,11 +43,15 @@ class Gan(Task):
     class Options(GanOptions, Task.Options):
         """What may be said under ``options``."""
 
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        generator = replace(cls.players["generator"], every=options.critic_steps)
+        parts = super().parts(options).without(*options.penalties_left_out)
+        return replace(parts, players=cls.players | {"generator": generator})
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
-        self.terms = {name: t for name, t in self.terms.items() if name not in PENALTIES or name == options.penalty}
-        self.players = self.players | {"generator": replace(self.players["generator"], every=options.critic_steps)}
         self.discriminator = Discriminator(options, encoder, image_size)
         self.generator = Generator(options.latent, image_size, encoder.width)
 

@@ -17,8 +17,8 @@ from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError
 from components.networks.decoders import deepest_shape, fitting_side
-from components.networks.encoder import Encoder, build_encoder
-from components.networks.patches import PatchHead, cut_patches, equalize, paste_patches, resized
+from components.networks.encoder import build_encoder
+from components.networks.patches import PatchHead, cut_patches, encode_patches, equalize, paste_patches
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 _PERMUTATIONS = 100  # of nine tiles, unless the recipe says otherwise
@@ -102,17 +102,10 @@ class Jigsaw(Task):
         return self.cell_T2[self.order_KT[permutation_B]]
 
     def forward(self, inputs: Tensors) -> Tensors:
-        tiles_BT3HW = inputs["tiles"]
-        native_NCHW = self.trunk.convert(resized(tiles_BT3HW.flatten(0, 1), self.seen_side))
-        maps_NCHW = self.trunk.encode(native_NCHW)[self.trunk.layers[-1]]
-        tiles_N = torch.arange(len(native_NCHW), device=native_NCHW.device)
-        return {"logits": self.head(maps_NCHW, tiles_N.view(tiles_BT3HW.shape[:2]))}
+        return {"logits": self.head(*encode_patches(self.trunk, inputs["tiles"], self.seen_side))}
 
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         return {"cross_entropy": losses.cross_entropy(outputs["logits"], inputs["permutation"])}
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 Legend of shape suffixes: B samples, C channels, H height, W width.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,14 +14,13 @@ from torch import Tensor
 from components import color, losses
 from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
-from components.networks.encoder import Encoder, build_encoder
+from components.networks.encoder import build_encoder
 from components.networks.norm import each
 from components.networks.patchgan import Patch, PatchGAN
 from components.networks.unet import UNetDecoder
-from components.tasks.base import Batch, Player, Task, Tensors, Term, register
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
-_AB = 110.0  # what a and b are divided by
-_ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))
+_ADAM = OptimizerConfig(lr=2e-4, betas=(0.5, 0.999))  # Isola et al. 2017, section 3.3
 
 
 def sobel(image_B3HW: Tensor) -> Tensor:
@@ -70,11 +70,14 @@ class Pix2pix(Task):
         patch: Patch = Field(70, description="side in pixels of what the discriminator judges")
         form: losses.Form = Field("non_saturating", description=losses.FORM)
 
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        parts = super().parts(options)
+        return replace(parts, needs=("image", options.pair)) if options.pair in ("edges", "target") else parts
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
-        if options.pair in ("edges", "target"):
-            self.needs = ("image", options.pair)
         shown, made = (1, 2) if options.pair == "grey" else (3, 3)
         if options.pair == "grey" and options.direction == "backward":
             shown, made = 3, 1
@@ -88,7 +91,7 @@ class Pix2pix(Task):
         noise_B = draws.integers(2**31)
         if self.options.pair == "grey":
             lab_B3HW = color.rgb_to_lab(image_B3HW)
-            light_B1HW, ab_B2HW = lab_B3HW[:, :1] / 50 - 1, lab_B3HW[:, 1:] / _AB
+            light_B1HW, ab_B2HW = _scaled_light(lab_B3HW[:, :1]), color.scale_lab(lab_B3HW[:, 1:])
             shown, truth = (2 * image_B3HW - 1, light_B1HW) if backward else (light_B1HW, ab_B2HW)
             return {"picture": image_B3HW, "shown": shown, "truth": truth, "noise": noise_B}
         partner_B3HW = sobel(image_B3HW) if self.options.pair == "sobel" else batch[self.options.pair]
@@ -112,21 +115,30 @@ class Pix2pix(Task):
         persuaded = losses.adversarial(self.discriminator(fake), form)
         return {"adversarial": persuaded, "l1": losses.l1(prediction, truth)}
 
-    def encoder(self) -> Encoder:
-        return self.trunk
-
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:
         shown, picture_B3HW = inputs["shown"], inputs["picture"]
         made_B3HW = self._picture(shown, self(inputs)["prediction"].float())
         if shown.shape[1] == 1:  # the picture is given in colour, and was shown without
-            return {"input": color.grey_picture((shown + 1) * 50), "prediction": made_B3HW, "truth": picture_B3HW}
+            return {"input": color.grey_picture(_light(shown)), "prediction": made_B3HW, "truth": picture_B3HW}
         return {"input": picture_B3HW, "prediction": made_B3HW, "truth": self._picture(shown, inputs["truth"])}
 
     def _picture(self, shown: Tensor, made: Tensor) -> Tensor:
         """What is made, (B, 1 to 3, H, W) in [-1, 1], as a picture (B, 3, H, W) in [0, 1]."""
         if made.shape[1] == 1:
-            return color.grey_picture((made + 1) * 50)
+            return color.grey_picture(_light(made))
         if made.shape[1] == 2:
-            return color.lab_to_rgb(torch.cat([(shown + 1) * 50, made * _AB], 1))
+            return color.lab_to_rgb(torch.cat([_light(shown), color.unscale_lab(made)], 1))
         return (made + 1) / 2
+
+
+# Lightness as `color.scale_lab` has it but for the last bit: rounded in another order, an equal recipe would no longer
+# train the same weights.
+def _scaled_light(l_B1HW: Tensor) -> Tensor:
+    """L in [0, 100] to [-1, 1]."""
+    return l_B1HW / 50 - 1
+
+
+def _light(scaled_B1HW: Tensor) -> Tensor:
+    """L in [0, 100] of what `_scaled_light` returned."""
+    return (scaled_B1HW + 1) * 50

@@ -15,18 +15,15 @@ from components import color, losses
 from components.config import EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.networks.decoders import Bottleneck, Decoder, deepest_shape
-from components.networks.encoder import Encoder, TwoTrunks, above_diagonal, build_encoder
-from components.tasks.base import Batch, Player, Task, Tensors, Term, register
+from components.networks.encoder import TwoTrunks, above_diagonal, build_encoder
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
 _TRUNKS = ("first", "second")  # of the encoder, and the names of what is predicted from their maps
-_LIGHTNESS_BINS = 50
-_SCALE = {"l": (50.0, 50.0), "ab": (110.0, 0.0)}  # Lab = factor * what the trunks see + offset
-_CHANNELS = {"l": slice(0, 1), "ab": slice(1, 3)}
+_LIGHTNESS_BINS = 50  # of L in [0, 100]
+_CHANNELS = {"l": slice(0, 1), "ab": slice(1, 3)}  # of a Lab picture
 _SEEN = {"channels": "l+ab", "diagonal": "diagonal"}  # the encoder's input, by how the data is split
-_PREDICTED = {
-    "channels": (("ab",), ("l",)),
-    "diagonal": (("l", "ab"), ("l", "ab")),
-}  # by the first, by the second trunk
+# What the first and the second trunk predict, by how the data is split.
+_PREDICTED = {"channels": (("ab",), ("l",)), "diagonal": (("l", "ab"), ("l", "ab"))}
 
 
 @register
@@ -59,17 +56,21 @@ class SplitBrain(Task):
         reduction: int = Field(4, ge=1, description="side of the image over side of the predicted maps")
         temperature: float = Field(0.38, gt=0, description="of the annealed mean that turns bins into pictures")
 
+    trunk: TwoTrunks
     bins_Q2: Tensor
     lightness_Q1: Tensor
     hidden_THW: Tensor
     weight_THW: Tensor
 
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        return super().parts(options).without("cross_entropy" if options.target == "regression" else "l2")
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
         self.regression = options.target == "regression"
-        self.term = "l2" if self.regression else "cross_entropy"
-        self.terms = {self.term: type(self).terms[self.term]}
+        (self.term,) = self.terms
         self.predicted = _PREDICTED[options.split]
         trunk = build_encoder(encoder.model_copy(update={"input": _SEEN[options.split]}))
         assert isinstance(trunk, TwoTrunks)
@@ -112,7 +113,7 @@ class SplitBrain(Task):
         predictions = (decoder(seen[deepest]) for decoder, seen in zip(self.decoders, maps, strict=True))
         return dict(zip(_TRUNKS, predictions, strict=True))
 
-    def _parts(self, outputs: Tensors) -> list[tuple[int, str, Tensor]]:
+    def _predictions(self, outputs: Tensors) -> list[tuple[int, str, Tensor]]:
         """(trunk, what, prediction) for everything that is predicted."""
         return [
             (k, name, part)
@@ -122,7 +123,7 @@ class SplitBrain(Task):
 
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         facts: Tensors = {}
-        for k, name, prediction in self._parts(outputs):
+        for k, name, prediction in self._predictions(outputs):
             target_BCHW, weight_HW = inputs["target"][:, k, _CHANNELS[name]], self.weight_THW[k]
             if self.regression:
                 loss = losses.l2(prediction, target_BCHW, weight_HW, weight_HW.mean())
@@ -136,14 +137,10 @@ class SplitBrain(Task):
 
     def _bins(self, name: str, target_BCHW: Tensor) -> Tensor:
         """The nearest bin (B, 1, H, W) of L or of ab, as the trunks see them."""
-        factor, offset = _SCALE[name]
-        lab_BCHW = factor * target_BCHW + offset
+        lab_BCHW = color.unscale_lab(target_BCHW)
         if name == "l":
             return color.lightness_index(lab_BCHW, _LIGHTNESS_BINS)
         return color.nearest_bins(lab_BCHW, self.bins_Q2, 1)[0]
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:
@@ -151,7 +148,7 @@ class SplitBrain(Task):
         image_B3HW = inputs["image"]
         truth_B3HW = color.rgb_to_lab(image_B3HW)
         rebuilt = [truth_B3HW.clone(), truth_B3HW.clone()]
-        for k, name, prediction in self._parts(self(inputs)):
+        for k, name, prediction in self._predictions(self(inputs)):
             lab_BCHW = self._values(name, prediction.float())
             rebuilt[k][:, _CHANNELS[name]] = F.interpolate(
                 lab_BCHW, size=image_B3HW.shape[2:], mode="bilinear", align_corners=False
@@ -167,7 +164,6 @@ class SplitBrain(Task):
     def _values(self, name: str, prediction_BCHW: Tensor) -> Tensor:
         """L or ab in their own units, from logits or from regressed values."""
         if self.regression:
-            factor, offset = _SCALE[name]
-            return factor * prediction_BCHW + offset
+            return color.unscale_lab(prediction_BCHW)
         bins = self.lightness_Q1 if name == "l" else self.bins_Q2
         return color.annealed_mean(prediction_BCHW, bins, self.options.temperature)

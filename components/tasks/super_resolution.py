@@ -15,11 +15,11 @@ from components.config import ENCODER_URI, EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError
 from components.networks.discriminators import ImageDiscriminator
-from components.networks.encoder import Encoder, build_encoder, load_encoder
+from components.networks.encoder import build_encoder, load_encoder
 from components.networks.frozen import Frozen
 from components.networks.init import initialize_normal
 from components.networks.upscaler import Upscaler
-from components.tasks.base import Batch, Player, Task, Tensors, Term, register
+from components.tasks.base import Batch, Parts, Player, Task, Tensors, Term, register
 
 
 @register
@@ -62,6 +62,11 @@ class SuperResolution(Task):
         )
         perceptual_layer: str | None = Field(None, description="layer of that encoder; null: the deepest")
 
+    @classmethod
+    def parts(cls, options: Options) -> Parts:
+        parts = super().parts(options)
+        return parts.without("perceptual") if options.perceptual is None else parts
+
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.options = options
@@ -74,9 +79,7 @@ class SuperResolution(Task):
         self.discriminator = ImageDiscriminator(3, image_size, encoder.width)
         for network in (self.upscaler, self.discriminator):
             initialize_normal(network)
-        if options.perceptual is None:
-            self.terms = {name: term for name, term in type(self).terms.items() if name != "perceptual"}
-        else:
+        if options.perceptual is not None:
             self.judge = Frozen(load_encoder(options.perceptual), options.perceptual_layer)
 
     @torch.no_grad()
@@ -116,9 +119,6 @@ class SuperResolution(Task):
         if "perceptual" in self.terms:
             terms["perceptual"] = losses.l2(self.judge(_picture(prediction)), self.judge(inputs["image"]))
         return terms
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:

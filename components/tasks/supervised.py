@@ -10,7 +10,7 @@ from components import losses
 from components.config import Config, EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.networks.decoders import Classifier, deepest_shape
-from components.networks.encoder import Encoder, build_encoder
+from components.networks.encoder import build_encoder
 from components.tasks.base import Batch, Player, Task, Tensors, Term, register
 
 
@@ -41,9 +41,6 @@ class Supervised(Task):
 
     def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
         return {"cross_entropy": losses.cross_entropy(outputs["logits"], inputs["label"])}
-
-    def encoder(self) -> Encoder:
-        return self.trunk
 
     @torch.no_grad()
     def samples(self, inputs: Tensors) -> dict[str, Tensor]:

@@ -4,9 +4,7 @@ It brings a configuration (a subclass of components.config.BenchmarkConfig) and 
 `register_benchmark`; `run_benchmark` finds it by the configuration's ``kind``.
 """
 
-import importlib
 import math
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +13,9 @@ import torch
 from pydantic import Field
 
 from components.config import BenchmarkConfig, Config
-from components.errors import UserError, unknown
+from components.errors import UserError
 from components.networks.encoder import Encoder
+from components.registry import Registry
 from components.transfer.features import Dataset
 
 UNTESTED = "there is no test split: layer and penalty were chosen on val, so the score is optimistic"
@@ -49,14 +48,14 @@ class Benchmark:
     run: Run
 
 
-_REGISTRY: dict[str, Benchmark] = {}
+_REGISTRY: Registry[Benchmark] = Registry("components.transfer", "kind of benchmark", "kinds of benchmark")
 
 
 def register_benchmark(kind: str, config: type[BenchmarkConfig]) -> Callable[[Run], Run]:
     """Decorator of the function that scores: makes a kind of benchmark known."""
 
     def add(run: Run) -> Run:
-        _REGISTRY[kind] = Benchmark(config, run)
+        _REGISTRY.register(kind, Benchmark(config, run), run)
         return run
 
     return add
@@ -64,18 +63,12 @@ def register_benchmark(kind: str, config: type[BenchmarkConfig]) -> Callable[[Ru
 
 def all_benchmarks() -> dict[str, Benchmark]:
     """Every kind of benchmark: each module beside this file is imported once and registers itself."""
-    package = importlib.import_module("components.transfer")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"components.transfer.{module.name}")
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def get_benchmark(kind: str) -> Benchmark:
     """The benchmark of that kind; UserError with the nearest name otherwise."""
-    kinds = all_benchmarks()
-    if kind not in kinds:
-        raise unknown("kind of benchmark", kind, kinds)
-    return kinds[kind]
+    return _REGISTRY.get(kind)
 
 
 def run_benchmark(

@@ -5,24 +5,29 @@ from typing import Any, get_args
 from pydantic.fields import FieldInfo
 
 from components.config import Config
-from components.tasks.base import Task
+from components.tasks.base import Task, parts_of
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def task_facts(task: type[Task]) -> dict[str, Any]:
-    """Name, summary, source, needed fields, players, terms (weight, search range, source) and options of a task."""
+    """Name, summary, source, needed fields, players, terms (weight, search range, source) and options of a task.
+
+    Fields and players are those of its default options; terms are all that any options bring, and say whether those do.
+    """
+    parts = parts_of(task.name, {})
     return {
         "name": task.name,
         "summary": task.summary,
         "source": task.source,
-        "needs": list(task.needs),
-        "players": list(task.players),
+        "needs": list(parts.needs),
+        "players": list(parts.players),
         "terms": {
             name: {
                 "weight": term.weight,
                 "search": list(term.search),
                 "optional": term.optional,
+                "default": name in parts.terms,
                 "source": term.source,
             }
             for name, term in task.terms.items()

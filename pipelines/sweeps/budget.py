@@ -74,7 +74,7 @@ def estimate(recipe: Recipe) -> Cost:
     plan = Plan(samples, training.batch, training.epochs)
     share = max(1, training.batch // training.workers)
     alone = training.model_copy(update={"compile": False})
-    engine = Engine(task, alone, resolve_weights(task, recipe.weights), plan.steps)
+    engine = Engine(task, alone, resolve_weights(task.name, task.terms, recipe.weights), plan.steps)
     threads = torch.get_num_threads()
     torch.set_num_threads(training.cpus)
     try:

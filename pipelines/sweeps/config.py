@@ -10,7 +10,7 @@ from components.config import Recipe
 from components.data.order import Plan
 from components.engine import Engine, Intervals
 from components.errors import UserError, unknown
-from components.tasks.base import Term, get_task, makes_pictures
+from components.tasks.base import Term, get_task, makes_pictures, parts_of
 from pipelines.sweeps.budget import Budget
 from pipelines.sweeps.objectives import PICTURES, UNIVERSAL, Objective, get_objective
 from pipelines.sweeps.proposals import SearcherName, grid_points
@@ -131,7 +131,7 @@ def _check_search(sweep: Sweep) -> None:
 
 def terms_of(recipe: Recipe) -> dict[str, Term]:
     """The terms of the recipe's task, with its options."""
-    return make_task(recipe, CLASSES).terms
+    return parts_of(recipe.task, recipe.options).terms
 
 
 def titles_of(recipe: Recipe) -> set[str]:

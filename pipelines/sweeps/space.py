@@ -5,7 +5,8 @@ lies at the lower end of its range: next to the smallest weight, where it belong
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -14,7 +15,7 @@ from pydantic import Field, model_validator
 from components.config import Config, Recipe
 from components.errors import UserError, unknown
 from components.tasks.base import Term
-from pipelines.recipes import check_recipe
+from pipelines.recipes import check_parts
 
 Point = dict[str, Any]  # {key of a recipe: value}
 SECTIONS = ("weights", "options", "training")  # data and network stay: scores would not be comparable
@@ -117,13 +118,27 @@ def space_of(recipe: Recipe, terms: Mapping[str, Term]) -> Space:
     Raises UserError for a key that may not be swept or does not exist, an empty range, a value out of its range.
     """
     space = Space(_parsed(recipe.search)) if recipe.search else terms_space([terms])
+    for point in ends_of(space):
+        with searched(point):
+            check_parts(apply(recipe, point))
+    return space
+
+
+def ends_of(space: Space) -> Iterator[Point]:
+    """{key: value} for each key alone: the ends of its range, or all its choices."""
     for key, over in space.keys.items():
         for value in (over.value(0.0), over.value(1.0)) if isinstance(over, Range) else over.values:
-            try:
-                check_recipe(apply(recipe, {key: value}))
-            except UserError as error:
-                raise UserError(f"search: {error}") from None
-    return space
+            yield {key: value}
+
+
+@contextmanager
+def searched(point: Point) -> Iterator[None]:
+    """A UserError inside is told with the point of the search that it is about."""
+    try:
+        yield
+    except UserError as error:
+        at = ", ".join(f"{key}={value}" for key, value in point.items())
+        raise UserError(f"search: {at}: {error}") from None
 
 
 def terms_space(tasks: Sequence[Mapping[str, Term]]) -> Space:

@@ -95,7 +95,7 @@ def train_worker(config: dict[str, TrainingJob]) -> None:
     task = make_task(recipe, job.label_classes, job.encoders)
     streams = Streams.open(job.data, "train", task.needs)
     plan = Plan(len(streams.own), training.batch, training.epochs)
-    weights = resolve_weights(task, recipe.weights)
+    weights = resolve_weights(task.name, task.terms, recipe.weights)
     engine = Engine(task, training, weights, plan.steps, device, world, recipe.weight_changes)
     examples = Streams.open(job.data, "val", task.needs).examples(PICTURES)
     probe = Probe(job, device) if job.label_classes and world.rank == 0 and plan.steps else None

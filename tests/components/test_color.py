@@ -173,3 +173,14 @@ def test_bins_of_lightness_are_those_whose_centre_is_nearest() -> None:
     assert color.lightness_index(torch.tensor([-0.1, 0, 100, 100.1]).view(1, 1, 2, 2), 50).flatten().tolist() == [
         0, 0, 49, 49,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [slice(0, 1), slice(1, 3), slice(0, 3)], ids=["l", "ab", "lab"])
+def test_lab_is_scaled_for_networks_and_back(channels: slice) -> None:
+    lab_B3HW = color.rgb_to_lab(random_rgb(2, 3, 5, 4))
+    wanted_B3HW = torch.cat([(lab_B3HW[:, :1] - 50) / 50, lab_B3HW[:, 1:] / 110], dim=1)
+    scaled_BCHW = color.scale_lab(lab_B3HW[:, channels])
+    assert torch.equal(scaled_BCHW, wanted_B3HW[:, channels])
+    back_B3HW = torch.cat([50 * wanted_B3HW[:, :1] + 50, 110 * wanted_B3HW[:, 1:]], dim=1)
+    assert torch.equal(color.unscale_lab(scaled_BCHW), back_B3HW[:, channels])
+    torch.testing.assert_close(color.unscale_lab(scaled_BCHW), lab_B3HW[:, channels])

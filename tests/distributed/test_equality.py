@@ -75,7 +75,7 @@ def batch_of(step: int) -> Batch:
 
 
 def weights_of(task: Task) -> dict[str, float]:
-    return resolve_weights(task, dict.fromkeys(task.terms, WEIGHT))
+    return resolve_weights(task.name, task.terms, dict.fromkeys(task.terms, WEIGHT))
 
 
 def run_engine(task: Task, training: TrainingConfig, world: World) -> Engine:

@@ -364,6 +364,19 @@ def test_tasks_shows_terms_and_options(genoise: Command) -> None:
         assert name in out and option["description"]
 
 
+def test_tasks_says_which_terms_need_an_option(genoise: Command) -> None:
+    _, out, _ = genoise("tasks", "bigan", "--json")
+    (task,) = json.loads(out.splitlines()[-1])["tasks"]
+    assert {name: term["default"] for name, term in task["terms"].items()} == {
+        "discriminator": True,
+        "adversarial": True,
+        "latent": False,
+    }
+    assert "latent (optional, by option)" in out and "adversarial (" not in out
+    _, out, _ = genoise("tasks", "cgan", "--json")
+    assert json.loads(out.splitlines()[-1])["tasks"][0]["needs"] == ["image", "label"]
+
+
 def test_a_shown_recipe_is_a_recipe(genoise: Command, tmp_path: Path) -> None:
     _, shown, _ = genoise("recipes", "colorization", "--set", "training.epochs=1")
     (tmp_path / "mine.yaml").write_text(shown)

@@ -124,6 +124,15 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["pretrain", "super_resolution", *SHAPES, "--set", "weights.perceptual=0.1"],
         "weights.perceptual: with these options task 'super_resolution' has no such term, but l2, adversarial",
     ),
+    "term of an option": (
+        ["pretrain", "bigan", *SHAPES, "--set", "weights.latent=0.5"],
+        "weights.latent: with these options task 'bigan' has no such term, but discriminator, adversarial: leave",
+    ),
+    "term in a sweep": (["sweep", "bigan", *SHAPES, "--set", "weights.latent=0.5"], "weights.latent: with these"),
+    "term in a universal sweep": (
+        ["sweep", "--universal", "bigan", "gan", *SHAPES, "--set", "weights.r1=0.5"],
+        "recipe 'bigan': task 'bigan' has no term 'r1'",
+    ),
     "term later": (
         ["pretrain", "super_resolution", *SHAPES, "--set", "weight_changes={{2: {{perceptual: 1}}}}"],
         "weights.perceptual: with these options",
@@ -140,6 +149,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "searched batch": (
         ["sweep", "autoencoder", *SHAPES, "--set", "search={{training.batch: [16, 128]}}"],
         "search: training.batch=128: the training split has 64 samples, fewer than one global batch of 128",
+    ),
+    "searched term of a training": (
+        ["pretrain", "bigan", *SHAPES, "--set", "search={{weights.latent: [0.1, 1]}}"],
+        "search: weights.latent=0.1: weights.latent: with these options",
     ),
     "size": (
         ["table", "super_resolution", *SHAPES, "--set", "data.size=30", "--set", "options.factor=4"],
@@ -169,6 +182,12 @@ CASES: dict[str, tuple[list[str], str]] = {
     "grid": (["generate", "--run", "{top}/gan", "--to", "{top}/full", "--count", "2"], "(grid.png)"),
     "to a file": (["generate", "--run", "{top}/gan", "--to", "{top}/file", "--count", "2"], "file is a file: give a"),
 }
+
+
+@pytest.mark.parametrize("command", ["pretrain", "table", "sweep"])
+def test_a_refused_term_leaves_no_trace(refused: Refused, home: Path, command: str) -> None:
+    assert "weights.latent: with these options" in refused(command, "bigan", "--set", "weights.latent=0.5")
+    assert not home.exists() or not any(home.iterdir())
 
 
 @pytest.mark.parametrize("case", CASES)

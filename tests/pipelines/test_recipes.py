@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from components.errors import UserError
-from components.tasks.base import all_tasks, build_task, resolve_weights
+from components.tasks.base import Parts, Task, all_tasks, build_task, parts_of, resolve_weights
 from pipelines.recipes import (
     BUILT_IN,
     DEMO,
@@ -34,11 +35,48 @@ def test_built_in_recipes_build_their_task(name: str) -> None:
     assert recipe.name == name and recipe.summary
     assert check_recipe(recipe) == recipe
     task = build_task(recipe.task, recipe.options, recipe.encoder, recipe.data.size, classes=10, seed=0)
-    weights = resolve_weights(task, recipe.weights)
+    weights = resolve_weights(task.name, task.terms, recipe.weights)
+    assert parts_of(recipe.task, recipe.options) == Parts(task.terms, task.players, task.needs)
     assert all(weight > 0 for weight in weights.values())
     assert bool(task.players) == bool(weights) == (recipe.training.epochs > 0)
     maps = task.encoder().eval()(torch.zeros(2, 3, recipe.data.size, recipe.data.size))
     assert [map_.shape[0] for map_ in maps.values()] == [2] * len(maps)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_is_checked_without_building_its_task(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(*_: Any, **__: Any) -> None:
+        raise AssertionError("a task was built")
+
+    monkeypatch.setattr(Task, "__init__", built)
+    check_recipe(load_recipe(name))
+
+
+WITHOUT_LATENT = r"weights.latent: with these options task 'bigan' has no such term, but discriminator, adversarial: "
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("bigan", ["weights.latent=0.5"], WITHOUT_LATENT + "leave it out, or set the option that brings it"),
+        ("bigan", ["weight_changes={2: {latent: 1}}"], WITHOUT_LATENT),
+        ("bigan", ["weights.latnet=0.5"], "task 'bigan' has no term 'latnet': did you mean 'latent'"),
+        ("bigan", ["search={weights.latent: [0.1, 1]}"], f"search: weights.latent=0.1: {WITHOUT_LATENT}"),
+        ("bigan", ["search={options.form: [hinge, hing]}"], "search: options.form=hing: options.form"),
+        ("bigan", ["search={data.size: [32, 64]}"], "unknown key to sweep 'data.size'"),
+        ("random", ["training.players.critic.lr=1"], "unknown player of task 'random': 'critic'"),
+    ],
+)
+def test_what_the_options_do_not_bring_is_refused(name: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        check_recipe(load_recipe(name, overrides))
+    assert "\n" not in str(error.value)
+
+
+def test_a_term_may_be_weighted_and_searched_where_an_option_brings_it() -> None:
+    for settings in (["weights.latent=0.5"], ["search={weights.latent: [0.1, 1]}"]):
+        recipe = load_recipe("bigan", ["options.regress=true", *settings])
+        assert check_recipe(recipe) == recipe
 
 
 def test_built_in_tasks_have_a_recipe() -> None:

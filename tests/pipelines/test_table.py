@@ -50,6 +50,12 @@ def test_a_row_that_diverged_altogether_stands_in_the_table_without_a_score() ->
     assert [text.get_text() for text in figure(table.rows).axes[0].get_yticklabels()] == ["random", "rescaled"]
 
 
+def test_a_row_says_whether_its_options_need_labels() -> None:
+    rows = make({"random": [0.3], "rescaled": [0.3], "supervised": [0.5], "cgan": [0.4], "gan": [0.4]}).rows
+    labels = {row["recipe"]: row["labels"] for row in rows}
+    assert labels == {"random": "no", "rescaled": "no", "supervised": "yes", "cgan": "yes", "gan": "no"}
+
+
 def recipe(name: str, *settings: str) -> Recipe:
     return check_recipe(load_recipe(name, settings))
 

@@ -1,7 +1,5 @@
 """What a source of raw data is. A new source is one new file beside this one: subclass Source, decorate the class."""
 
-import importlib
-import pkgutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ from numpy.typing import NDArray
 from components.config import Config, DataConfig
 from components.data.images import BrokenImage
 from components.data.sources.listing import PassedOver, passed_over
-from components.errors import UserError, unknown
+from components.errors import UserError
+from components.registry import Registry
 
 DOMAINS = ("", "other_")  # of unpaired data, whose second domain has splits of its own
 SPLITS = tuple(domain + split for domain in DOMAINS for split in ("train", "val", "test"))
@@ -92,35 +91,27 @@ class Source:
                 yield Broken(self.locate(split, index), str(error))
 
 
-_REGISTRY: dict[str, type[Source]] = {}
+_REGISTRY: Registry[type[Source]] = Registry("components.data.sources", "source")
 
 
 def register_source(cls: type[Source]) -> type[Source]:
     """Class decorator: makes a source known by its ``name``."""
-    if _REGISTRY.get(cls.name, cls).__qualname__ != cls.__qualname__:
-        raise UserError(f"two sources are called {cls.name!r}: {_REGISTRY[cls.name].__module__} and {cls.__module__}")
-    _REGISTRY[cls.name] = cls
+    _REGISTRY.register(cls.name, cls, cls)
     return cls
 
 
 def all_sources() -> dict[str, type[Source]]:
     """Every source, by name: each module beside this file is imported once and registers itself."""
-    package = importlib.import_module("components.data.sources")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"components.data.sources.{module.name}")
-    return dict(sorted(_REGISTRY.items()))
+    return _REGISTRY.all()
 
 
 def open_source(config: DataConfig) -> Source:
     """The source that ``config`` names. Raises UserError for an unknown name or option, with the nearest one, and
     for ``data.splits`` where the source cannot obey it."""
-    sources = all_sources()
-    if config.source not in sources:
-        raise unknown("source", config.source, sources)
-    source = sources[config.source]
+    source = _REGISTRY.get(config.source)
     if config.splits is not None and not source.told_splits:
         raise UserError(
             f"source {config.source!r} cannot be told its splits: leave out --splits {config.splits} (data.splits); "
-            f"those that can: {', '.join(name for name, each in sources.items() if each.told_splits)}"
+            f"those that can: {', '.join(name for name, each in all_sources().items() if each.told_splits)}"
         )
     return source(config, source.Options.parse(config.options, "data.options."))

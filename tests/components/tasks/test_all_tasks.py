@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components import losses
 from components.config import EncoderConfig
 from components.draws import Draws
-from components.tasks.base import Batch, Task, Tensors, all_tasks, build_task
+from components.tasks.base import Batch, Parts, Task, Tensors, all_tasks, build_task, parts_of
 
 SIZE, B, CLASSES = 16, 7, 3
 TRAINED: list[tuple[str, dict[str, Any]]] = [
@@ -48,6 +48,15 @@ TRAINED: list[tuple[str, dict[str, Any]]] = [
     ("super_resolution", {}),
     ("super_resolution", {"factor": 4, "filter": "area"}),
     ("supervised", {}),
+]
+# What changes the parts of a task, beside the options above.
+MORE_PARTS: list[tuple[str, dict[str, Any]]] = [
+    ("gan", {"critic_steps": 5}),
+    ("gan", {"penalty": "r1"}),
+    ("gan", {"penalty": "gradient_penalty", "form": "wasserstein"}),
+    ("cgan", {"penalty": "r1", "mode_seeking": True, "critic_steps": 2}),
+    ("cgan", {"condition": "target", "penalty": "gradient_penalty"}),
+    ("pix2pix", {"patch": 16, "pair": "grey", "direction": "backward"}),
 ]
 BASELINES: list[tuple[str, dict[str, Any]]] = [("random", {}), ("rescaled", {})]
 trained = pytest.mark.parametrize(("name", "options"), TRAINED, ids=str)
@@ -102,6 +111,39 @@ def all_losses(task: Task, inputs: Tensors) -> Tensors:
 def test_no_task_is_left_out() -> None:
     here = {name for name in all_tasks() if all_tasks()[name].__module__ == f"components.tasks.{name}"}
     assert here == {name for name, _ in TRAINED + BASELINES}
+
+
+@pytest.mark.parametrize(("name", "options"), TRAINED + BASELINES + MORE_PARTS, ids=str)
+def test_the_parts_are_known_before_any_network_is_built(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: Any, **__: Any) -> None:
+        raise AssertionError("a network was built")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.Module, "__init__", built)
+        parts = parts_of(name, options)
+    task = build_task(name, options, EncoderConfig(width=4, norm="none"), SIZE, CLASSES, seed=0)
+    assert parts == Parts(task.terms, task.players, task.needs)
+    assert list(parts.players) == list(task.players), "players act in their order"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "terms"),
+    [
+        ("bigan", {}, {"discriminator", "adversarial"}),
+        ("bigan", {"regress": True}, {"discriminator", "adversarial", "latent"}),
+        ("gan", {"penalty": "r1"}, {"discriminator", "adversarial", "r1"}),
+        ("cgan", {"mode_seeking": True}, {"discriminator", "adversarial", "mode_seeking"}),
+        ("colorization", {}, {"cross_entropy"}),
+        ("colorization", {"target": "regression"}, {"l2"}),
+        ("split_brain", {"target": "regression"}, {"l2"}),
+        ("super_resolution", {}, {"l2", "adversarial", "discriminator"}),
+        ("super_resolution", {"perceptual": "runs:/0/encoder"}, {"l2", "adversarial", "discriminator", "perceptual"}),
+    ],
+)
+def test_options_bring_terms(name: str, options: dict[str, Any], terms: set[str]) -> None:
+    assert parts_of(name, options).terms.keys() == terms <= all_tasks()[name].terms.keys()
 
 
 @trained

@@ -133,10 +133,10 @@ def test_a_certain_prediction_gives_back_the_colours() -> None:
 
 
 def test_terms_follow_the_target() -> None:
-    assert resolve_weights(make({}), {}) == {"cross_entropy": 1.0}
-    assert resolve_weights(make({"target": "regression"}), {"l2": 2.0}) == {"l2": 2.0}
+    assert resolve_weights("colorization", make({}).terms, {}) == {"cross_entropy": 1.0}
+    assert resolve_weights("colorization", make({"target": "regression"}).terms, {"l2": 2.0}) == {"l2": 2.0}
     with pytest.raises(UserError, match=r"^task 'colorization' has no term 'l2'; there are: cross_entropy$"):
-        resolve_weights(make({}), {"l2": 2.0})
+        resolve_weights("colorization", make({}).terms, {"l2": 2.0})
 
 
 @pytest.mark.parametrize("options", [{"rebalance": 0}, {"rebalance": 2}, {"target": "class"}, {"soft_neighbours": 0}])

@@ -33,7 +33,7 @@ def make_inputs(task: Task, step: int = 0) -> dict[str, Tensor]:
 
 def make_engine(task: Task, parts: int = 1) -> Engine:
     training = TrainingConfig.parse({"batch": B, "warmup": 0.0, "micro_batches": parts, "augment": {"flip": False}})
-    return Engine(task, training, resolve_weights(task, {}), steps=10, world=World())
+    return Engine(task, training, resolve_weights(task.name, task.terms, {}), steps=10, world=World())
 
 
 def run(engine: Engine, steps: range) -> None:

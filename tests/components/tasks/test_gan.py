@@ -49,7 +49,7 @@ def trained(task: Task, parts: int) -> dict[str, Tensor]:
     config = TrainingConfig.model_validate(
         {"batch": B, "micro_batches": parts, "warmup": 0.0, "optimizer": {"name": "sgd", "lr": 0.01, "weight_decay": 0}}
     )
-    engine = Engine(task, config, resolve_weights(task, dict.fromkeys(task.terms, 0.7)), 2)
+    engine = Engine(task, config, resolve_weights(task.name, task.terms, dict.fromkeys(task.terms, 0.7)), 2)
     for step in range(2):
         engine.train_step(batch_of(), torch.arange(step * B, (step + 1) * B), B, measure=step == 1)
     return task.state_dict()
@@ -212,7 +212,7 @@ def test_pictures_are_of_the_same_noise_every_time() -> None:
 
 def test_the_average_of_a_generator_has_the_statistics_of_the_latest_one() -> None:
     task = make("gan", {}, "batch")
-    engine = Engine(task, TrainingConfig(batch=B, ema=0.9), resolve_weights(task, {}), 4)
+    engine = Engine(task, TrainingConfig(batch=B, ema=0.9), resolve_weights(task.name, task.terms, {}), 4)
     for step in range(4):
         engine.train_step(batch_of(), torch.arange(step * B, (step + 1) * B), B)
     assert engine.average is not None

@@ -98,10 +98,14 @@ def test_psnr_is_that_of_the_definition() -> None:
 
 
 def test_without_an_encoder_there_is_no_perceptual_term(judge: Path) -> None:
-    assert resolve_weights(make(), {}) == {"l2": 1.0, "adversarial": 0.001, "discriminator": 1.0}
-    assert resolve_weights(make(perceptual=str(judge)), {})["perceptual"] == 0.006
+    assert resolve_weights("super_resolution", make().terms, {}) == {
+        "l2": 1.0,
+        "adversarial": 0.001,
+        "discriminator": 1.0,
+    }
+    assert resolve_weights("super_resolution", make(perceptual=str(judge)).terms, {})["perceptual"] == 0.006
     with pytest.raises(UserError, match="has no term 'perceptual'"):
-        resolve_weights(make(), {"perceptual": 1.0})
+        resolve_weights("super_resolution", make().terms, {"perceptual": 1.0})
 
 
 def test_the_given_encoder_is_looked_through_and_never_changed(judge: Path) -> None:
@@ -111,7 +115,7 @@ def test_the_given_encoder_is_looked_through_and_never_changed(judge: Path) -> N
     saved = load_encoder(judge).state_dict()
     assert before.keys() == saved.keys() and all(torch.equal(before[key], saved[key]) for key in saved)
     training = TrainingConfig(batch=4, ema=0.9)
-    engine = Engine(task.train(), training, resolve_weights(task, {"perceptual": 1.0}), steps=3)
+    engine = Engine(task.train(), training, resolve_weights(task.name, task.terms, {"perceptual": 1.0}), steps=3)
     assert not frozen.training
     images = torch.randint(256, (4, 3, SIZE, SIZE), dtype=torch.uint8)
     weight = task.encoder().state_dict()["features.0.weight"].clone()

@@ -89,7 +89,8 @@ def test_a_score_that_is_no_number_is_refused() -> None:
 
 
 def test_a_new_kind_is_one_config_and_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "_REGISTRY", dict(protocol._REGISTRY))
+    monkeypatch.setattr(protocol._REGISTRY, "known", dict(protocol._REGISTRY.known))
+    monkeypatch.setattr(protocol._REGISTRY, "places", dict(protocol._REGISTRY.places))
 
     class Constant(BenchmarkConfig):
         name: str = "constant"

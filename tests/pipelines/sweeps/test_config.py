@@ -137,7 +137,7 @@ def update(recipe: str, weights: dict[str, float]) -> torch.Tensor:
     """What some steps of training change, all parameters in a row; ``weights``: beside the published ones."""
     loaded = load_recipe(recipe, [*TINY, "encoder.width=8", "training.warmup=0"])
     task = build_task(loaded.task, loaded.options, loaded.encoder, loaded.data.size, 10, seed=0)
-    engine = Engine(task, loaded.training, resolve_weights(task, weights), steps=100)
+    engine = Engine(task, loaded.training, resolve_weights(task.name, task.terms, weights), steps=100)
     before = torch.cat([p.detach().clone().flatten() for p in task.parameters()])
     batch = noise(task, 8, loaded.data.size)
     for _ in range(4):
