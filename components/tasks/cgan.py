@@ -63,14 +63,10 @@ class ConditionalGan(Task):
 
     @classmethod
     def parts(cls, options: Options) -> Parts:
-        parts = super().parts(options).without(*options.penalties_left_out)
+        left_out = (*options.penalties_left_out, *(() if options.mode_seeking else ("mode_seeking",)))
         generator = replace(cls.players["generator"], every=options.critic_steps)
-        parts = replace(
-            parts,
-            players=cls.players | {"generator": generator},
-            needs=tuple(dict.fromkeys(("image", options.field))),
-        )
-        return parts if options.mode_seeking else parts.without("mode_seeking")
+        needs = ("image",) if options.field == "image" else ("image", options.field)
+        return Parts(cls.terms, cls.players | {"generator": generator}, needs).without(*left_out)
 
     def __init__(self, options: Options, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)

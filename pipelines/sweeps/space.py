@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -115,10 +116,12 @@ class Space:
 def space_of(recipe: Recipe, terms: Mapping[str, Term]) -> Space:
     """The recipe's own ``search``, or else the range of every term of its task; each of its ends is a recipe that runs.
 
+    So is each combination of options and weights, as far as the terms are concerned.
+
     Raises UserError for a key that may not be swept or does not exist, an empty range, a value out of its range.
     """
     space = Space(_parsed(recipe.search)) if recipe.search else terms_space([terms])
-    for point in ends_of(space):
+    for point in (*ends_of(space), *_combinations(space)):
         with searched(point):
             check_parts(apply(recipe, point))
     return space
@@ -127,8 +130,23 @@ def space_of(recipe: Recipe, terms: Mapping[str, Term]) -> Space:
 def ends_of(space: Space) -> Iterator[Point]:
     """{key: value} for each key alone: the ends of its range, or all its choices."""
     for key, over in space.keys.items():
-        for value in (over.value(0.0), over.value(1.0)) if isinstance(over, Range) else over.values:
-            yield {key: value}
+        yield from ({key: value} for value in _ends(over))
+
+
+def _ends(over: Range | Choices) -> Sequence[Any]:
+    return (over.value(0.0), over.value(1.0)) if isinstance(over, Range) else over.values
+
+
+def _combinations(space: Space) -> Iterator[Point]:
+    """Every combination of searched options, with a value for every searched weight: options decide which terms exist.
+
+    Nothing where weights or options are searched alone: then `ends_of` has it all.
+    """
+    options = {key: _ends(over) for key, over in space.keys.items() if key.startswith("options.")}
+    weights = {key: _ends(over)[-1] for key, over in space.keys.items() if key.startswith("weights.")}
+    if options and weights:
+        for values in product(*options.values()):
+            yield dict(zip(options, values, strict=True)) | weights
 
 
 @contextmanager

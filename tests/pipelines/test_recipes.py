@@ -62,6 +62,11 @@ WITHOUT_LATENT = r"weights.latent: with these options task 'bigan' has no such t
         ("bigan", ["weight_changes={2: {latent: 1}}"], WITHOUT_LATENT),
         ("bigan", ["weights.latnet=0.5"], "task 'bigan' has no term 'latnet': did you mean 'latent'"),
         ("bigan", ["search={weights.latent: [0.1, 1]}"], f"search: weights.latent=0.1: {WITHOUT_LATENT}"),
+        (
+            "bigan",
+            ["options.regress=true", "search={options.regress: [true, false], weights.latent: [0.1, 1]}"],
+            f"search: options.regress=False, weights.latent=1: {WITHOUT_LATENT}",
+        ),
         ("bigan", ["search={options.form: [hinge, hing]}"], "search: options.form=hing: options.form"),
         ("bigan", ["search={data.size: [32, 64]}"], "unknown key to sweep 'data.size'"),
         ("random", ["training.players.critic.lr=1"], "unknown player of task 'random': 'critic'"),
@@ -74,7 +79,8 @@ def test_what_the_options_do_not_bring_is_refused(name: str, overrides: list[str
 
 
 def test_a_term_may_be_weighted_and_searched_where_an_option_brings_it() -> None:
-    for settings in (["weights.latent=0.5"], ["search={weights.latent: [0.1, 1]}"]):
+    both = "search={options.form: [hinge, minimax], weights.latent: {low: 0.1, high: 1}}"
+    for settings in (["weights.latent=0.5"], ["search={weights.latent: [0.1, 1]}"], [both]):
         recipe = load_recipe("bigan", ["options.regress=true", *settings])
         assert check_recipe(recipe) == recipe
 

@@ -1,18 +1,20 @@
 """The table as data: rows of seeds that finished, and of those that diverged."""
 
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
 
 import pytest
 
 from components.config import Recipe
 from components.errors import Diverged, UserError
 from pipelines.pretrain import pretrain_step
-from pipelines.recipes import check_recipe, load_recipe
+from pipelines.recipes import check_recipe, load_benchmark, load_recipe
 from pipelines.steps.results import StepResult
 from pipelines.table import Table, _cells, _table, metrics, yardsticks
 from pipelines.tables.figure import figure
-from pipelines.transfer import Scored, _story
+from pipelines.transfer import Scored, _published, _story
 
 
 def result(top1: float, split: str = "test", n: int = 10_000) -> StepResult[Scored]:
@@ -149,3 +151,23 @@ def test_a_penalty_at_the_last_that_was_tried_is_said() -> None:
     assert next(note for note in _table(cells, results).notes if "penalty" in note).startswith(
         "the best penalty of the probe of autoencoder is the last that was tried"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "registered"),
+    [
+        ("rotation", [], True),
+        ("cgan", [], False),
+        ("cgan", ["options.condition=colour"], True),
+        ("supervised", [], False),
+        ("random", [], False),
+    ],
+)
+def test_only_what_was_learned_without_labels_is_registered(name: str, settings: list[str], registered: bool) -> None:
+    run = MagicMock()
+    run.tracker.models.register_encoder.return_value = (3, True)
+    trained = cast(Any, SimpleNamespace(run_id="run", value=SimpleNamespace(model_id="m-1")))
+    value = result(0.5).value
+    scored = _published(run, trained, MagicMock(), load_recipe(name, settings), load_benchmark("linear"), value)
+    assert run.tracker.models.register_encoder.called == registered
+    assert (scored.model == "models:/genoise-shapes/3") == registered
