@@ -25,6 +25,7 @@ _begun = False  # no threading.Event: a handler of signals may not wait for a lo
 _code = 128 + signal.SIGINT
 _story = ""  # what was kept of the work that was cut off, for the last line
 _deferred = 0  # blocks under way of the main thread that no signal may cut in two
+_own_stderr = 2  # the descriptor of what this program itself says
 _owed = False  # whether the main thread is still to be interrupted; it may get `WAKE` when it knows it already
 
 
@@ -40,6 +41,7 @@ def install() -> None:
     signal.signal(signal.SIGTERM, _handle)  # for the moments in which a thread has it `unblocked`
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_wait_for_sigterm, name="sigterm", daemon=True).start()
+    _speak_apart()
 
 
 def begin(number: int = signal.SIGINT) -> None:
@@ -64,6 +66,17 @@ def check() -> None:
 def code() -> int:
     """The exit code of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM."""
     return _code
+
+
+def hush() -> None:
+    """From here on only this program speaks: Ray's C++ threads would report each task that the end cut off.
+
+    Does nothing before `install`. Ray's own files keep what it says.
+    """
+    if _own_stderr != 2:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
 
 
 def tell(story: str) -> None:
@@ -119,9 +132,17 @@ def leave_process() -> NoReturn:
 def end_at_once() -> NoReturn:
     """End without waiting for anything; from any thread, and from a handler of signals."""
     with suppress(OSError):
-        os.write(2, f"genoise: {AT_ONCE}\n".encode())
+        os.write(_own_stderr, f"genoise: {AT_ONCE}\n".encode())
     end_processes(descendants())
     os._exit(_code)
+
+
+def _speak_apart() -> None:
+    """Give Python's stderr a descriptor of its own, so that `hush` can close the other one."""
+    global _own_stderr
+    sys.stderr.flush()
+    _own_stderr = os.dup(2)
+    sys.stderr = open(_own_stderr, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _handle(number: int, frame: FrameType | None) -> None:

@@ -50,6 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         terminal.error(fault)
         return 2
     if code == 130:
+        ending.hush()
         _leave_ray()
         kept = ending.story() or "finished steps stay finished"
         terminal.note(f"interrupted; {kept}, and the same command goes on from there")

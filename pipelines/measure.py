@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import ray
 import torch
-from pydantic import Field
 
 from components.config import Recipe
 from components.data.arrays import UInt8
@@ -18,6 +17,7 @@ from components.pictures.make import make_pictures
 from components.pictures.measure import (
     COMPARED,
     MeasureConfig,
+    PictureScore,
     check_enough,
     chosen,
     measure_pictures,
@@ -48,15 +48,8 @@ SHOWN = 8  # samples in a picture
 SCRIPT_FILE = "extractor.pt"
 
 
-class Measured(StepValue):
-    """A `components.pictures.measure.PictureScore` as it is kept."""
-
-    split: str
-    n: int = Field(description="samples")
-    values: dict[str, dict[str, float]] = Field(description="{prediction, generated, input or real: {metric: value}}")
-    warnings: tuple[str, ...] = ()
-    worst: tuple[int, ...] = ()
-    protocol: Json = Field(default_factory=dict)
+class Measured(PictureScore, StepValue):
+    """What the pictures of a trained run are worth."""
 
     @property
     def rows(self) -> list[Json]:

@@ -1,6 +1,5 @@
 """shards -> encoder: Ray Train around components.engine. What its workers run is in `pipelines.training.worker`."""
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,8 +32,8 @@ from pipelines.steps.ray_tasks import result_of
 from pipelines.steps.results import Json, StepResult
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.hooks import DIVERGED, PROBES_FILE
-from pipelines.training.job import Judge, Pretrained, TrainingJob, best_step, probes_in
+from pipelines.training.hooks import DIVERGED
+from pipelines.training.job import Judge, Pretrained, TrainingJob, best_step, read_probes
 from pipelines.training.named_encoders import fetch_named, identified
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import TASK_FILE
@@ -159,7 +158,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
     Streams.open(job.data, "train", parts.needs)
     began = time.perf_counter()
     with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
-        probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(job.label_classes))
+        probes = read_probes(folder, bool(job.label_classes))
         kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
         model_id = run.tracker.models.log_encoder(

@@ -12,7 +12,7 @@ from components.errors import UserError
 from components.tasks.base import build_task
 from pipelines.data.raw_data import Facts, facts_of
 from pipelines.recipes import check_parts
-from pipelines.training.named_encoders import identified, named_by
+from pipelines.training.named_encoders import identified, is_elsewhere, named_by
 from pipelines.training.sample_streams import STREAMS
 
 UNKNOWN = 10  # classes of data of which nobody knows yet whether it has labels
@@ -35,8 +35,7 @@ def check_networks(recipe: Recipe, classes: int) -> None:
     Only building the networks shows that, which is done once per process; not where the options name an encoder that
     lies elsewhere.
     """
-    named = named_by(recipe)
-    if any("://" in uri or uri.startswith(("models:/", "runs:/")) for uri in named.values()):
+    if any(map(is_elsewhere, named_by(recipe).values())):
         return
     key = json.dumps([recipe.task, identified(recipe), recipe.encoder.canonical(), recipe.data.size, classes])
     if key not in _BUILT:

@@ -41,9 +41,18 @@ class Session:
         return self.folder("runs") / fingerprint[:16]
 
     @property
+    def cluster(self) -> str | None:
+        """The address of a Ray cluster that others use too; None where Ray is this command's own.
+
+        As infra.cluster has it, which cannot be asked without importing Ray.
+        """
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        return None if address in (None, "", "local") else address
+
+    @property
     def private(self) -> bool:
-        """Whether Ray runs on this machine alone: as infra.cluster has it, which cannot be asked without its import."""
-        return (self.address or os.environ.get("RAY_ADDRESS")) in (None, "", "local")
+        """Whether Ray runs on this machine alone."""
+        return self.cluster is None
 
     def check_home(self) -> None:
         """Fail now if nothing can be written into the home folder; writes nothing itself."""

@@ -216,8 +216,8 @@ class Group:
 
     @property
     def samples(self) -> int:
-        """The samples that a score is a mean over; results of the first version do not say."""
-        return min((value.n or MANY for value in self.values.values()), default=MANY)
+        """The samples that a score is a mean over."""
+        return min((value.n for value in self.values.values()), default=MANY)
 
 
 def _table(cells: Sequence[Cell], results: Sequence[StepResult[Scored] | Diverged]) -> Table:

@@ -13,7 +13,7 @@ from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import parts_of
 from components.transfer.features import probed_layers
-from components.transfer.protocol import UNTESTED, run_benchmark
+from components.transfer.protocol import UNTESTED, Score, run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines.data.opening import open_split
@@ -38,17 +38,9 @@ ABOUT = (
 _REGISTERING = threading.Lock()  # steps run side by side, and the best is found by comparing
 
 
-class Scored(StepValue):
-    """A `components.transfer.protocol.Score` as it is kept. Those of the first version say neither split nor n."""
+class Scored(Score, StepValue):
+    """The score of an encoder, and what became of it."""
 
-    benchmark: str = ""
-    value: float = Field(description="the score on `split`, of the layer that was best on validation")
-    metric: str = "top1"
-    split: str = "test"
-    n: int | None = Field(None, description="samples that `value` is a mean over")
-    layer: str = ""
-    layers: dict[str, float] = Field(default_factory=dict, description="the validation score of every layer")
-    protocol: Json = Field(default_factory=dict)
     model: str | None = Field(None, description="the registered model that the encoder became")
 
     @property

@@ -216,11 +216,12 @@ def build_task(
 ) -> Task:
     """A task with its networks, initialized from ``seed`` alone (the global random state is left as it was)."""
     cls = get_task(name)
-    if "label" in parts_of(name, options).needs:
+    parsed = cls.Options.parse(options, "options.")
+    if "label" in cls.parts(parsed).needs:
         check_labels(name, classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return cls(cls.Options.parse(options, "options."), encoder, image_size, classes)
+        return cls(parsed, encoder, image_size, classes)
 
 
 def check_labels(task: str, classes: int) -> None:

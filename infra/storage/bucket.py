@@ -14,7 +14,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from infra.errors import OutsideError
 from infra.storage.base import Storage, local_faults, make_folder, safe, temporary_beside
@@ -52,11 +52,9 @@ class BucketStorage(Storage):
             raise OutsideError(f"cannot store at {url}: a folder or s3://bucket/prefix would be right")
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # made anew from what made it
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        """Made anew, elsewhere, from what made it: connections and locks do not travel."""
+        return type(self), (self.url,)
 
     def join(self, name: str) -> str:
         return f"{self.url}/{safe(name)}"

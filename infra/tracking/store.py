@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from infra.errors import OutsideError, disk_fault
 
@@ -67,18 +67,28 @@ def shown(uri: str) -> str:
     return urllib.parse.urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
 
 
-def readable(method: Callable[P, R]) -> Callable[P, R]:
+class Stored(Protocol):
+    """A store, or a part of one."""
+
+    @property
+    def store(self) -> "Store": ...
+
+
+S = TypeVar("S", bound=Stored)
+
+
+def readable(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Turn whatever MLflow, its HTTP client or its database raise into one line."""
 
     @functools.wraps(method)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        store = args[0] if isinstance(args[0], Store) else args[0].store  # type: ignore[attr-defined]  # a part of one
+    def wrapper(part: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        store = part.store
         try:
             with store.gate:
-                return method(*args, **kwargs)
+                return method(part, *args, **kwargs)
         except OutsideError:
             raise
-        except Exception as error:
+        except Exception as error:  # they share no base; what comes from none of those below passes
             if fault := disk_fault(error):
                 raise OutsideError(fault) from error
             module = type(error).__module__.partition(".")[0]
@@ -117,11 +127,14 @@ class Store:
         self._client: MlflowClient | None = None
         self._experiment_id: str | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "artifacts": self.artifacts, "experiment": self.experiment}
+    def __reduce__(self) -> tuple[type[Self], tuple[str, Path | None, str]]:
+        """Made anew, elsewhere, from what made it: connections and locks do not travel."""
+        return type(self), (self.uri, self.artifacts, self.experiment)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]  # made anew from what made it
+    @property
+    def store(self) -> Self:
+        """Itself: what its parts call so."""
+        return self
 
     # Opening
 

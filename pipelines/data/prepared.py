@@ -76,9 +76,7 @@ class DataPlace:
     index_file: str
     size: int  # of the square pictures, in pixels
     cache: str  # folder for shards that lie elsewhere
-    label_classes: int = (
-        0  # classes that samples are labelled with; those of boxes and masks are no classes to a network
-    )
+    label_classes: int = 0  # of labels alone: those of boxes and masks are no classes to a network
     limit: int | None = None  # training samples that are used; None: all
     margin: int = 0  # by which pictures are larger than their window, in pixels
 

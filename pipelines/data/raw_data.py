@@ -88,15 +88,12 @@ def facts_of(config: DataConfig) -> Facts | None:
         samples = {split: index.samples(split) for split in index.splits}
     else:
         source = open_raw(config)
-        fields, classes, samples = tuple(source.fields), source.classes, expected_samples(config)
+        fields, classes, samples = tuple(source.fields), source.classes, split_sizes(source, config)
     return Facts(fields, len(classes) if "label" in fields else 0, samples)
 
 
 def expected_samples(config: DataConfig) -> dict[str, int]:
     """Samples per split, as far as can be known before an image is looked at: broken ones are still among them. Empty
     for shards that somebody else wrote, until they have an index."""
-    if config.source == PREPARED:
-        url = absolute(config.url or "")
-        index = limited(read_index_at(url), config.samples) if open_storage(url).exists(INDEX_NAME) else None
-        return {split: index.samples(split) for split in index.splits} if index else {}
-    return split_sizes(open_raw(config), config)
+    facts = facts_of(config)
+    return facts.samples if facts else {}

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -74,7 +74,7 @@ class Results:
     def __getitem__(self, step: Asked[V]) -> StepResult[V]:
         return self._found[step.fingerprint]
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[StepResult[Any]]:
         return iter(self._found.values())
 
 
@@ -98,17 +98,18 @@ class Output:
         if not is_remote(self.url) and Path(self.url).is_dir():
             return self
         place, _, name = self.url.rpartition("/")
-        size = open_storage(place).size(name)
+        storage = open_storage(place)
+        size = storage.size(name)
         if size is None:
             raise OutsideError(f"{label}: {self.url} was not written; run it again")
-        if sha256 is not None and (found := self._digest(place, name)) != sha256:
-            raise OutsideError(f"{label}: {self.url} is damaged (sha256 {found[:12]}, not {sha256[:12]}); run it again")
+        if sha256 is not None:
+            with tempfile.TemporaryDirectory() as into:
+                found = sha256_of(storage.fetch(name, Path(into)))
+            if found != sha256:
+                raise OutsideError(
+                    f"{label}: {self.url} is damaged (sha256 {found[:12]}, not {sha256[:12]}); run it again"
+                )
         return Output(self.url, size)
-
-    def _digest(self, place: str, name: str) -> str:
-        if is_remote(place):
-            return hashlib.sha256(open_storage(place).read_bytes(name)).hexdigest()
-        return sha256_of(Path(self.url))
 
 
 class Finished:
@@ -118,7 +119,6 @@ class Finished:
         self.tracker = tracker
         self._exists = False
         self._known: dict[str, StepResult[Any]] = {}
-        self._mutex = threading.Lock()
 
     def find(self, step: Asked[V]) -> StepResult[V] | None:
         """The newest finished run of the step whose outputs can be found from here; writes nothing."""
@@ -127,8 +127,7 @@ class Finished:
 
     def add(self, result: StepResult[Any]) -> None:
         """Remember what has just been finished."""
-        with self._mutex:
-            self._known[result.fingerprint] = result
+        self._known[result.fingerprint] = result
 
     def _ask(self, step: Asked[V]) -> StepResult[V] | None:
         self._exists = self._exists or self.tracker.exists()

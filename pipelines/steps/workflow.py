@@ -238,20 +238,14 @@ class Workflow:
         return self.session.folder("locks")
 
     @property
-    def _address(self) -> str | None:
-        """Of the cluster that others use too; as infra.cluster has it, which cannot be asked without importing Ray."""
-        address = self.session.address or os.environ.get("RAY_ADDRESS")
-        return None if address in (None, "", "local") else address
-
-    @property
     def _shared(self) -> bool:
-        return self._address is not None
+        return not self.session.private
 
     @property
     def _owner(self) -> str:
         """Those who can see each other's locks: one home folder, or one cluster."""
         if self._shared:
-            return f"cluster {self._address}"
+            return f"cluster {self.session.cluster}"
         return f"{socket.gethostname()}:{self.session.home.absolute()}"
 
     def _connect(self) -> None:

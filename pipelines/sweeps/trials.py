@@ -1,6 +1,5 @@
 """How one trial runs: the steps of its recipes, as any command would run them, and what they were worth."""
 
-import json
 import math
 import shutil
 import tempfile
@@ -31,8 +30,8 @@ from pipelines.sweeps.records import PUBLISHED, RESCALED, Probe, Proposal, Recor
 from pipelines.sweeps.space import Point, apply
 from pipelines.table import beside
 from pipelines.training.checkpoints import LIST, Checkpoints
-from pipelines.training.hooks import PROBE_SAMPLES, PROBES_FILE
-from pipelines.training.job import Pretrained, ProbeScore
+from pipelines.training.hooks import PROBE_SAMPLES
+from pipelines.training.job import PROBES_FILE, Pretrained, ProbeScore, read_probes
 from pipelines.transfer import validation_step
 
 LUCK = 2.0  # standard deviations by which a probe may be above chance without having learned anything
@@ -239,8 +238,7 @@ class Trials:
             _, checkpoint = Checkpoints(checkpoints_url(recipe, folder)).newest(Path(into)) or (0, None)
             if checkpoint is None or not (checkpoint / PROBES_FILE).exists():
                 return []
-            known = json.loads((checkpoint / PROBES_FILE).read_text())
-        return scored([ProbeScore.from_json(probe) for probe in known])
+            return scored(read_probes(checkpoint))
 
     def folder(self, recipe: Recipe) -> Path:
         """Where the training of a recipe works."""

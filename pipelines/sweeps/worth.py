@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from components.transfer.protocol import Z95
 from pipelines.recipes import BENCHMARKS
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import RESCALED, Record
-from pipelines.tables.untrained import Z95, Worth, beside, variance
+from pipelines.tables.untrained import Worth, beside, variance
 
 
 def worth_of(

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
+from components.transfer.protocol import Z95
+
 LEARNED = "genoise.better_than_untrained"  # tag of a registered model: yes, no or unknown
 WARNING = "genoise.warning"  # tag of a registered model: what has to be said of it, or nothing
 Outcome = Literal["better", "no better", "worse"]

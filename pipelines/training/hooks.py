@@ -4,7 +4,6 @@ Rank 0 alone probes, draws and logs; the other ranks meet it again in the next g
 everything (`state.pt`), the best encoder so far (`encoder/`) and the story of the probes (`probes.json`).
 """
 
-import json
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -21,13 +20,12 @@ from components.transfer.probe import quick_score
 from infra.errors import OutsideError
 from pipelines.data.opening import open_split
 from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.job import ProbeScore, TrainingJob, best_step, probes_in
+from pipelines.training.job import ProbeScore, TrainingJob, best_step, read_probes, write_probes
 from pipelines.training.picture_strip import strip
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import save_task
 
 DIVERGED = "diverged.txt"  # in a checkpoint: why there will be no further one
-PROBES_FILE = "probes.json"
 NAMED = 3  # samples named in a warning
 PROBE_SAMPLES = (3000, 1000)  # training and validation samples of the probe during training
 
@@ -145,7 +143,7 @@ class WorkerHooks:
             raise OutsideError(
                 f"cannot write a checkpoint ({why}): make room in {folder.parent}; the same command goes on from before"
             ) from error
-        (folder / PROBES_FILE).write_text(json.dumps([probe.to_json() for probe in self.probes]))
+        write_probes(self.probes, folder)
         encoder = build_like(self.engine.encoder(), self.best)
         save_encoder(encoder, folder / "encoder")
         if self.engine.step == self.engine.steps:
@@ -156,7 +154,7 @@ class WorkerHooks:
         state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
         self.engine.load_state_dict(state["engine"])
         self.best = state["best"]
-        self.probes = probes_in(json.loads((folder / PROBES_FILE).read_text()), bool(self.job.label_classes))
+        self.probes = read_probes(folder, bool(self.job.label_classes))
 
 
 def build_like(encoder: Encoder, state: dict[str, Tensor] | None) -> Encoder:

@@ -1,16 +1,20 @@
 """What a training is: the job that its workers get, and what it leaves."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from pydantic import Field
 
 from components.config import Recipe
 from pipelines.data.prepared import DataPlace
-from pipelines.steps.results import Json, StepValue
+from pipelines.steps.results import StepValue
 from pipelines.steps.worker_log import Recorder
 from pipelines.training.named_encoders import Named
+
+PROBES_FILE = "probes.json"  # in a checkpoint
 
 
 class Judge(Protocol):
@@ -58,10 +62,16 @@ class Pretrained(StepValue):
 
 def best_step(probes: Sequence[ProbeScore], last: int) -> int:
     """The step of the weights that are kept: of the highest score, the first; the ``last`` where none was measured."""
-    scored = {probe.step: probe.score for probe in reversed(probes) if probe.score is not None}
-    return max(sorted(scored), key=scored.__getitem__) if scored else last
+    scored = {probe.step: probe.score for probe in probes if probe.score is not None}
+    return max(scored, key=scored.__getitem__, default=last)  # of equal ones max takes the first
 
 
-def probes_in(listed: Sequence[Json], labelled: bool) -> list[ProbeScore]:
+def write_probes(probes: Sequence[ProbeScore], folder: Path) -> None:
+    """Write probes into the folder of a checkpoint."""
+    (folder / PROBES_FILE).write_text(json.dumps([probe.to_json() for probe in probes]))
+
+
+def read_probes(folder: Path, labelled: bool = True) -> list[ProbeScore]:
     """The probes of a checkpoint; without labels none has a score, though an earlier version wrote zeros."""
+    listed = json.loads((folder / PROBES_FILE).read_text())
     return [ProbeScore(step=probe["step"], score=probe["score"] if labelled else None) for probe in listed]

@@ -44,13 +44,18 @@ def identified(recipe: Recipe) -> dict[str, Any]:
     return recipe.options | {option: _identity(option, uri) for option, uri in named_by(recipe).items()}
 
 
+def is_elsewhere(uri: str) -> bool:
+    """Whether an encoder has to be fetched: from a bucket, or from the tracker."""
+    return "://" in uri or uri.startswith(("models:/", "runs:/"))
+
+
 def _identity(option: str, uri: str) -> Any:
     if uri.startswith("models:/") and "@" in uri:
         raise UserError(
             f"options.{option}={uri}: an alias may come to stand for another encoder; say models:/NAME/VERSION or "
             "runs:/RUN_ID/encoder"
         )
-    if "://" in uri or uri.startswith(("models:/", "runs:/")):
+    if is_elsewhere(uri):
         return uri
     try:
         return {name: sha256((Path(uri) / name).read_bytes()).hexdigest() for name in (CONFIG_FILE, WEIGHTS_FILE)}

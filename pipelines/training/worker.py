@@ -21,8 +21,8 @@ from components.networks.encoder import save_encoder
 from components.parallel import World
 from components.tasks.base import Task, build_task, resolve_weights
 from pipelines.steps.ray_payload import Files, packed
-from pipelines.training.hooks import DIVERGED, PROBES_FILE, Probe, WorkerHooks
-from pipelines.training.job import TrainingJob
+from pipelines.training.hooks import DIVERGED, Probe, WorkerHooks
+from pipelines.training.job import PROBES_FILE, TrainingJob
 from pipelines.training.named_encoders import Named, laid_out
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import save_task

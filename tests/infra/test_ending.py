@@ -151,3 +151,21 @@ print(json.dumps([[refused(ask) for ask in asked], ray.is_initialized()]))
     )
     said, connected = json.loads(done.stdout)
     assert all("not been started" in text for text in said) and not connected
+
+
+def test_at_the_end_only_the_program_itself_speaks() -> None:
+    """Ray's C++ threads write to the descriptor; what they said came after the last line, on a busy machine."""
+    command = """
+import os, sys
+from infra import ending
+
+ending.install()
+os.write(2, b"before\\n")
+ending.hush()
+os.write(2, b"of a thread of Ray's\\n")
+print("the last line", file=sys.stderr)
+ending.end_at_once()
+"""
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert done.stderr == f"before\nthe last line\ngenoise: {ending.AT_ONCE}\n"
+    assert done.returncode == 130

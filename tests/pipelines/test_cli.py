@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +19,7 @@ from infra.tracking import Tracker
 from pipelines.__main__ import run
 from pipelines.recipes import DEMO, comparable
 from pipelines.session import Session
+from pipelines.steps.step import Planned
 
 JOB = {"--set", "--dry-run", "--json", "--quiet", "--home", "--tracking-uri", "--address"}
 COMMANDS = {
@@ -37,14 +37,6 @@ COMMANDS = {
     "ui": {"--port", "--home", "--json"},
 }
 Command = Callable[..., tuple[int, str, str]]
-
-
-@dataclass(frozen=True)
-class Planned:
-    name: str
-    label: str
-    fingerprint: str
-    reused: bool
 
 
 @pytest.fixture

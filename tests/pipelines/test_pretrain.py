@@ -1,5 +1,7 @@
 """What makes one training another, for whoever looks for results that are there already."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from pipelines.data.prepared import Prepared, classes_of
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import load_recipe
 from pipelines.steps.step import Step
-from pipelines.training.job import ProbeScore, best_step, probes_in
+from pipelines.training.job import PROBES_FILE, ProbeScore, best_step, read_probes
 
 
 def step(*settings: str) -> Step[Any]:
@@ -28,16 +30,21 @@ def test_a_new_version_of_a_task_is_another_training(monkeypatch: pytest.MonkeyP
     assert step().fingerprint != first
 
 
-def test_the_step_is_that_of_the_weights_that_are_kept() -> None:
+def probes_in(folder: Path, written: list[dict[str, Any]], labelled: bool) -> list[ProbeScore]:
+    (folder / PROBES_FILE).write_text(json.dumps(written))
+    return read_probes(folder, labelled)
+
+
+def test_the_step_is_that_of_the_weights_that_are_kept(tmp_path: Path) -> None:
     scored = [{"step": 4, "score": 0.2}, {"step": 8, "score": 0.5}, {"step": 12, "score": 0.5}]
-    assert best_step(probes_in(scored, labelled=True), 12) == 8
-    assert best_step(probes_in(scored, labelled=False), 12) == 12
+    assert best_step(probes_in(tmp_path, scored, labelled=True), 12) == 8
+    assert best_step(probes_in(tmp_path, scored, labelled=False), 12) == 12
     assert best_step([], 0) == 0
 
 
-def test_without_labels_no_probe_has_a_score_whatever_an_earlier_version_wrote() -> None:
-    assert probes_in([{"step": 4, "score": 0.0}], labelled=False) == [ProbeScore(step=4, score=None)]
-    assert probes_in([{"step": 4, "score": 0.0}], labelled=True) == [ProbeScore(step=4, score=0.0)]
+def test_without_labels_no_probe_has_a_score_whatever_an_earlier_version_wrote(tmp_path: Path) -> None:
+    assert probes_in(tmp_path, [{"step": 4, "score": 0.0}], labelled=False) == [ProbeScore(step=4, score=None)]
+    assert probes_in(tmp_path, [{"step": 4, "score": 0.0}], labelled=True) == [ProbeScore(step=4, score=0.0)]
 
 
 @pytest.mark.parametrize(

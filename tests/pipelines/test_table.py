@@ -19,7 +19,7 @@ from pipelines.transfer import Scored, _published, _story
 
 def result(top1: float, split: str = "test", n: int = 10_000) -> StepResult[Scored]:
     value: dict[str, Any] = {"benchmark": "linear", "value": top1, "layer": "conv1", "layers": {"conv1": top1}}
-    value |= {"split": split, "n": n}
+    value |= {"split": split, "n": n, "metric": "top1", "protocol": {}}
     return StepResult("transfer", "linear", "f", "run", Scored.from_json(value), reused=False)
 
 

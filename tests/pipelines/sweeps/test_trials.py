@@ -108,7 +108,8 @@ def test_a_training_that_several_tasks_share_is_paid_for_once(tmp_path: Path) ->
 def test_a_universal_sweep_measures_in_no_gap_of_noise() -> None:
     def ends(random: float, supervised: float, n: int) -> Any:
         tops = (random, supervised)
-        return [Scored(value=top, layer="a", layers={"a": top}, n=n) for top in tops]
+        said: dict[str, Any] = {"benchmark": "linear", "metric": "top1", "split": "val", "protocol": {}, "n": n}
+        return [Scored(value=top, layer="a", layers={"a": top}, **said) for top in tops]
 
     wanted: Any = SimpleNamespace(universal=True, recipes=[BASE])
     found = _yardsticks(wanted, ends(0.3, 0.5, 1000))

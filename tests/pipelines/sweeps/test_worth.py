@@ -123,7 +123,8 @@ def test_a_row_of_the_table_that_is_worse_than_untrained_says_so_at_its_model() 
     scores = {"random": 0.31, "rescaled": 0.38, "supervised": 0.6, "rotation": 0.25, "jigsaw": 0.5}
 
     def result(name: str) -> StepResult[Scored]:
-        value = {"value": scores[name], "n": 10_000, "split": "test"}
+        value = {"benchmark": "linear", "metric": "top1", "value": scores[name], "n": 10_000, "split": "test"}
+        value |= {"layer": "conv1", "layers": {}, "protocol": {}}
         learned = {"model": f"models:/{name}/1"} if name in ("rotation", "jigsaw") else {}
         return StepResult("transfer", name, "f", "run", Scored.from_json(value | learned), reused=False)
 
