@@ -1,8 +1,10 @@
 """One training step of pix2pix and of CycleGAN: ours against a loop as image translation is usually trained.
 
     python -m benchmarks.translation [--task pix2pix] [--precision bf16] [--compile] [--rounds 5] [--json]
+    python -m benchmarks.translation --device cuda --batch 1 4 32 --steps 20
 
 pix2pix: U-Net-256, 256 px, batches of 4; CycleGAN: nine blocks, 128 px, batches of 1; both at their published width.
+On a GPU the usual loop has TF32, its samples lie there already, and kernels and their share of the time are counted.
 The usual loop is written out below with torch's own modules: single precision, torch's default memory layout and Adam,
 one call per picture, as the papers' algorithms read. First both sides are built small, without dropout and in single
 precision, get the same weights and pictures, and have to arrive at the same weights; then they take turns at full
@@ -14,7 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,8 @@ from components.engine import Engine
 from components.tasks.base import Batch, Task, build_task, resolve_weights
 
 GOALS = {"pix2pix": 3.5, "cyclegan": 3.5}
+GPU_GOALS = {("pix2pix", 1): 2.5, ("pix2pix", 4): 2.5, ("pix2pix", 32): 2.0, ("cyclegan", 1): 4.0}  # by batch
+WARM_UP = {"cpu": 2, "cuda": 6}  # steps before anything is timed; on a GPU, until they are replayed
 CHECKED, TOLERANCE = 2, 2e-3  # steps that both sides take before they are compared; relative difference of the weights
 _MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
@@ -127,15 +131,15 @@ def adam(*networks: nn.Module) -> torch.optim.Adam:
     return torch.optim.Adam([p for network in networks for p in network.parameters()], 2e-4, betas=(0.5, 0.999))
 
 
-def usual_pix2pix(setting: Setting, batch: Batch, start: Task) -> tuple[Step, list[nn.Module]]:
+def usual_pix2pix(setting: Setting, batch: Batch, start: Task, device: torch.device) -> tuple[Step, list[nn.Module]]:
     """Discriminator, then generator; the networks in the order of the task's."""
     generator = UsualUNet(setting.width, setting.depth, setting.dropout)
     discriminator = usual_patchgan(6, setting.width, {16: 1, 70: 3}[setting.patch], nn.BatchNorm2d)
     networks: list[nn.Module] = [generator, discriminator]
-    take(networks, start)
+    take(networks, start, device)
     generator_adam, discriminator_adam = adam(generator), adam(discriminator)
-    picture, target = (batch[field].float() / 255 for field in ("image", "target"))
-    seen, shown, truth = (picture - _MEAN) / _STD, 2 * picture - 1, 2 * target - 1
+    picture, target = (batch[field].to(device).float() / 255 for field in ("image", "target"))
+    seen, shown, truth = (picture - _MEAN.to(device)) / _STD.to(device), 2 * picture - 1, 2 * target - 1
 
     def verdict(logits: Tensor, real: bool) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
@@ -157,18 +161,19 @@ def usual_pix2pix(setting: Setting, batch: Batch, start: Task) -> tuple[Step, li
     return step, networks
 
 
-def usual_cyclegan(setting: Setting, batch: Batch, start: Task) -> tuple[Step, list[nn.Module]]:
+def usual_cyclegan(setting: Setting, batch: Batch, start: Task, device: torch.device) -> tuple[Step, list[nn.Module]]:
     """Both generators, then each discriminator; a pool of 50 is still filling while this is timed."""
     ab, ba = (usual_resnet(setting.width, setting.depth) for _ in range(2))
     strided = {16: 1, 70: 3}[setting.patch]
     judge_a, judge_b = (usual_patchgan(3, setting.width, strided, nn.InstanceNorm2d) for _ in range(2))
     networks: list[nn.Module] = [ab, ba, judge_a, judge_b]
-    take(networks, start)
+    take(networks, start, device)
     generator_adam, discriminator_adam = adam(ab, ba), adam(judge_a, judge_b)
-    a, b = (2 * batch[field].float() / 255 - 1 for field in ("image", "other"))
+    a, b = (2 * batch[field].to(device).float() / 255 - 1 for field in ("image", "other"))
+    mean, std = _MEAN.to(device), _STD.to(device)
 
     def seen(picture: Tensor) -> Tensor:
-        return ((picture + 1) / 2 - _MEAN) / _STD
+        return ((picture + 1) / 2 - mean) / std
 
     def verdict(logits: Tensor, real: bool) -> Tensor:
         return F.mse_loss(logits, torch.full_like(logits, float(real)))
@@ -199,10 +204,12 @@ def parameters(networks: Iterable[nn.Module]) -> list[nn.Parameter]:
 
 
 @torch.no_grad()
-def take(networks: list[nn.Module], task: Task) -> None:
-    """Start from the weights of a task, whose networks come in the same order and have as many."""
+def take(networks: list[nn.Module], task: Task, device: torch.device) -> None:
+    """Start, on ``device``, from the weights of a task, whose networks come in the same order and have as many."""
     for mine, other in zip(parameters(networks), task.parameters(), strict=True):
         mine.copy_(other)
+    for network in networks:
+        network.to(device)
 
 
 def batch_of(setting: Setting) -> Batch:
@@ -213,7 +220,9 @@ def batch_of(setting: Setting) -> Batch:
     return {field: torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8) for field in fields}
 
 
-def contestants(setting: Setting, precision: str, compiled: bool) -> tuple[Step, Task, Step, list[nn.Module]]:
+def contestants(
+    setting: Setting, precision: str, compiled: bool, device: torch.device
+) -> tuple[Step, Task, Step, list[nn.Module]]:
     """Our step and its task, the usual step and its networks; both start from the same weights."""
     pix2pix = setting.task == "pix2pix"
     encoder = EncoderConfig(
@@ -226,7 +235,7 @@ def contestants(setting: Setting, precision: str, compiled: bool) -> tuple[Step,
     options = {"pair": "target", "dropout": setting.dropout} if pix2pix else {}
     task = build_task(setting.task, {**options, "patch": setting.patch}, encoder, setting.side, 0, seed=0)
     batch = batch_of(setting)
-    usual_step, networks = (usual_pix2pix if pix2pix else usual_cyclegan)(setting, batch, task)
+    usual_step, networks = (usual_pix2pix if pix2pix else usual_cyclegan)(setting, batch, task, device)
     training = TrainingConfig.parse(
         {
             "batch": setting.batch,
@@ -237,8 +246,10 @@ def contestants(setting: Setting, precision: str, compiled: bool) -> tuple[Step,
             "augment": AugmentConfig(flip=False, shift=0),
         }
     )
-    engine = Engine(task, training, resolve_weights(task.name, task.terms, {}), steps=1_000_000)
+    engine = Engine(task, training, resolve_weights(task.name, task.terms, {}), steps=1_000_000, device=device)
     positions_B = torch.arange(setting.batch)
+    if device.type == "cuda":  # as the loader gives them
+        batch = {field: pictures.pin_memory() for field, pictures in batch.items()}
 
     def step() -> None:
         engine.train_step(batch, positions_B, setting.batch)
@@ -246,9 +257,10 @@ def contestants(setting: Setting, precision: str, compiled: bool) -> tuple[Step,
     return step, task, usual_step, networks
 
 
-def check(name: str) -> float:
+def check(name: str, device: torch.device) -> float:
     """Relative difference of the weights after a few steps of both, small and in single precision."""
-    step, task, usual_step, networks = contestants(SMALL[name], "fp32", compiled=False)
+    step, task, usual_step, networks = contestants(SMALL[name], "fp32", compiled=False, device=device)
+    torch.backends.cudnn.allow_tf32 = False
     for _ in range(CHECKED):
         step()
         usual_step()
@@ -257,6 +269,7 @@ def check(name: str) -> float:
         torch.cat([p.detach().reshape(-1) for p in each if p.ndim > 1])
         for each in (task.parameters(), parameters(networks))
     )
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     return float((ours - usual).norm() / usual.norm())
 
 
@@ -266,28 +279,46 @@ def seconds(step: Step, options: argparse.Namespace) -> float:
     began = clock()
     for _ in range(options.steps):
         step()
+    if options.device.type == "cuda":
+        torch.cuda.synchronize()
     elapsed: float = (clock() - began) / options.steps
     return elapsed
 
 
-def compare(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """One task: check, then rounds of both contestants; prints a line and returns the figures."""
-    apart = check(name)
-    if not apart < TOLERANCE:
-        sys.exit(f"{name}: after {CHECKED} steps the weights differ by {apart:.1e}: the two do not do the same")
-    setting = FULL[name]
-    step, _, usual_step, _ = contestants(setting, options.precision, options.compile)
-    for warm_up in (step, step, usual_step):
-        warm_up()
+def kernels(step: Step) -> tuple[int, float]:
+    """Kernels of one step on the GPU, and the milliseconds in which they are busy."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        torch.cuda.synchronize()
+    spans = [e.time_range.elapsed_us() for e in profile.events() if e.device_type.name == "CUDA"]
+    return len(spans), sum(spans) / 1000
+
+
+def compare(setting: Setting, options: argparse.Namespace) -> dict[str, float]:
+    """One task: rounds of both contestants; prints a line and returns the figures."""
+    name, cuda = setting.task, options.device.type == "cuda"
+    step, _, usual_step, _ = contestants(setting, options.precision, options.compile, options.device)
+    for _ in range(WARM_UP[options.device.type]):
+        step()
+        usual_step()
+    seconds(step, options)
     ours, usual = [], []
     for _ in range(options.rounds):
         ours.append(seconds(step, options))
         usual.append(seconds(usual_step, options))
     low, ratio, high = spread(usual, ours)
     speeds = setting.batch / statistics.median(ours), setting.batch / statistics.median(usual)
-    met = "met" if ratio >= GOALS[name] else "missed"
-    print(f"{name:<12}{speeds[0]:>10.2f}{speeds[1]:>10.2f}{ratio:>8.2f}   {low:.2f} to {high:.2f}   {met}")
-    return {"ours": speeds[0], "usual": speeds[1], "ratio": ratio, "quartile_1": low, "quartile_3": high}
+    goal = GPU_GOALS.get((name, setting.batch)) if cuda else GOALS[name]
+    met = "" if goal is None else f"goal {goal}: {'met' if ratio >= goal else 'missed'}"
+    line = f"{name:<10}{setting.batch:>5}{speeds[0]:>10.2f}{speeds[1]:>10.2f}{ratio:>8.2f}"
+    print(f"{line}   {low:.2f} to {high:.2f}   {met}")
+    figures = {"ours": speeds[0], "usual": speeds[1], "ratio": ratio, "quartile_1": low, "quartile_3": high}
+    for whose, one, took in (("ours", step, ours), ("usual", usual_step, usual)) if cuda else ():
+        count, busy_ms = kernels(one)
+        share = busy_ms / 1000 / statistics.median(took)
+        print(f"{'':<10}{whose}: {count} kernels in a step, busy {busy_ms:.2f} ms, {share:.0%} of it")
+        figures |= {f"{whose}_kernels": count, f"{whose}_busy": share}
+    return figures
 
 
 def main(arguments: list[str]) -> None:
@@ -296,15 +327,25 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--task", choices=FULL, help="only this one")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of our side")
     parser.add_argument("--compile", action="store_true", help="our side with torch.compile")
+    parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--batch", type=int, nargs="+", help="of pix2pix; several are compared in turn")
     add_timing(parser, steps=1)
     options = parse(parser, arguments)
     torch.set_num_threads(options.threads)
     print(f"{options.precision}{', compiled' if options.compile else ''} against fp32, {options.threads} threads")
-    print(f"{'images/s':<12}{'ours':>10}{'usual':>10}{'ratio':>8}   {'quartiles':<14} goal {GOALS['pix2pix']}")
-    figures = {name: compare(name, options) for name in FULL if options.task in (None, name)}
+    print(f"{'images/s':<10}{'batch':>5}{'ours':>10}{'usual':>10}{'ratio':>8}   quartiles")
+    figures = {}
+    for name, full in FULL.items():
+        if options.task not in (None, name):
+            continue
+        apart = check(name, options.device)
+        if not apart < TOLERANCE:
+            sys.exit(f"{name}: after {CHECKED} steps the weights differ by {apart:.1e}: the two do not do the same")
+        for batch in (options.batch or [full.batch]) if name == "pix2pix" else [full.batch]:
+            figures[f"{name}, batch {batch}"] = compare(replace(full, batch=batch), options)
     if options.json:
         about = {key: getattr(options, key) for key in ("precision", "compile", "threads", "rounds", "clock")}
-        print(json.dumps({**about, "goals": GOALS, **figures}))
+        print(json.dumps({**about, "device": str(options.device), **figures}))
 
 
 if __name__ == "__main__":

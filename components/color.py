@@ -26,7 +26,13 @@ def _mix_channels(x_B3HW: Tensor, matrix_33: Tensor) -> Tensor:
 
 
 def _white(like: Tensor) -> Tensor:
-    return torch.tensor(_WHITE, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
+    return _white_on(like.dtype, like.device)
+
+
+@lru_cache(maxsize=16)  # made once: to copy it to a device takes waiting for it
+def _white_on(dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(_WHITE, dtype=dtype, device=device).view(1, 3, 1, 1)
 
 
 def rgb_to_lab(rgb_B3HW: Tensor) -> Tensor:

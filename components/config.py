@@ -155,6 +155,7 @@ class TrainingConfig(Config):
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: automatic mixed precision")
     channels_last: bool = Field(True, description="memory layout of images and weights; faster convolutions")
     compile: bool = Field(False, description="torch.compile; pays off in long trainings")
+    record: bool = Field(True, description="GPUs: record a step once and replay it without Python (CUDA graphs)")
     sync_batch_norm: bool = Field(True, description="share batch statistics among workers")
     optimizer: Annotated[dict[str, Any], KeysOf(OptimizerConfig)] = Field(
         default_factory=dict, description="overrules keys of every player's optimizer"

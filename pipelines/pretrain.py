@@ -65,6 +65,7 @@ HOW = {
     "workers",
     "cpus",
     "micro_batches",
+    "record",
     "log_every",
     "sample_every",
     "checkpoint_every",

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from components.config import AugmentConfig, OptimizerConfig, TrainingConfig
 from components.data.augment import augment
 from components.draws import Draws
-from components.engine.optimizers import learning_rate_factor, make_optimizer
+from components.engine.optimizers import Rate, learning_rate_factor, load_optimizer, make_optimizer
+from components.engine.recording import Recorder
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.networks.norm import set_sync
@@ -76,11 +77,14 @@ class Engine:
                 f"task {task.name!r}: at most one player may use the graph of forward; mark the others detached"
             )
         self.parameters = {name: self._parameters_of(player) for name, player in task.players.items()}
+        # Recorded steps of several ranks would wait for each other inside a graph: those run eagerly.
+        recorded = self.device.type == "cuda" and training.record and self.world.size == 1
+        self.recorder = Recorder(self.device) if recorded else None
         self.optimizers = {
-            name: make_optimizer(self.parameters[name], self._optimizer_config(name, player))
+            name: make_optimizer(self.parameters[name], self._optimizer_config(name, player), recorded)
             for name, player in task.players.items()
         }
-        self.rates = {name: o.param_groups[0]["lr"] for name, o in self.optimizers.items()}
+        self.rates = {name: Rate(optimizer, self.device) for name, optimizer in self.optimizers.items()}
         self.average = copy.deepcopy(self.task).requires_grad_(False) if training.ema else None
         self._forward: Callable[[Tensors], Tensors] = torch.compile(task.forward) if training.compile else task.forward
         self._losses: Callable[[str, Tensors, Tensors], Tensors] = (
@@ -112,10 +116,25 @@ class Engine:
         ``measure`` adds the gradient norm of every term.
         """
         self._set_learning_rates()
-        self.weights = weights_at(self._first_weights, self._changes, self.step)
+        self._seed_dropout()
+        self._set_weights()
+        acting = {n: player for n, player in self.task.players.items() if (self.step + 1) % player.every == 0}
+
+        def act(batch: Batch, positions_B: Tensor) -> Tensors:
+            return self._act(acting, batch, positions_B, total, measure)
+
+        if self.recorder is None or measure:
+            metrics = act(batch, positions_B)
+        else:
+            metrics = self.recorder.step((*acting, total), act, batch, positions_B)
+        self._update_average()
+        self.step += 1
+        return metrics
+
+    def _act(self, acting: dict[str, Player], batch: Batch, positions_B: Tensor, total: int, measure: bool) -> Tensors:
+        """The players' part of a step: what a GPU can repeat without Python, unless terms are measured."""
         micros = self._micro_batches(batch, positions_B, total)
         metrics: Tensors = {}
-        acting = {n: player for n, player in self.task.players.items() if (self.step + 1) % player.every == 0}
         keep_graph = len(micros) == 1 and not all(player.detached for player in acting.values())
         for name, player in acting.items():
             norms = self._backward(name, player, micros, metrics, measure, keep_graph)
@@ -124,16 +143,17 @@ class Engine:
             self.optimizers[name].step()
             self.optimizers[name].zero_grad(set_to_none=True)
         self._remember(micros)
-        self._update_average()
-        self.step += 1
         return metrics
 
     def _set_learning_rates(self) -> None:
-        self._seed_dropout()
         factor = learning_rate_factor(self.training, self.step, self.steps)
-        for name, optimizer in self.optimizers.items():
-            for group in optimizer.param_groups:
-                group["lr"] = self.rates[name] * factor
+        for rate in self.rates.values():
+            rate.set(factor)
+
+    def _set_weights(self) -> None:
+        before, self.weights = self.weights, weights_at(self._first_weights, self._changes, self.step)
+        if self.recorder is not None and self.weights != before:
+            self.recorder.forget()
 
     def _seed_dropout(self) -> None:
         # Dropout is the one user of torch's own random state: seeding it by the step makes resuming exact.
@@ -262,6 +282,13 @@ class Engine:
         for mean, now in zip(self.average.buffers(), self.task.buffers(), strict=True):
             mean.copy_(now)
 
+    def not_recorded(self) -> str | None:
+        """Why steps are run instead of replayed, where they should be replayed; says so once."""
+        if self.recorder is None or self.recorder.refusal is None:
+            return None
+        refusal, self.recorder = self.recorder.refusal, None
+        return refusal
+
     @property
     def averaged(self) -> Task:
         """The task to show and to save: with averaged weights where there is an average."""
@@ -287,4 +314,6 @@ class Engine:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            load_optimizer(optimizer, state["optimizers"][name])
+        if self.recorder is not None:
+            self.recorder.forget()

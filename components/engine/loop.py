@@ -95,6 +95,8 @@ def fit(engine: Engine, batches: Iterable[Loaded], every: Intervals, hooks: Hook
         meter.add(engine.train_step(loaded.batch, loaded.positions, loaded.stop - loaded.start, measure))
         images += loaded.stop - loaded.start
         step, last = engine.step, engine.step == engine.steps
+        if refusal := engine.not_recorded():
+            hooks.warn(step, f"every step is run by Python, not replayed by the GPU: {refusal}")
         save, probe = (step % often == 0 or last for often in (every.checkpoint, every.probe))
         if step % every.log == 0 or save or probe:  # what is saved or probed comes of losses that were finite
             values, now = meter.flush(engine.world), time.perf_counter()

@@ -35,8 +35,8 @@ class ImagePool(nn.Module):
         """Fill the pool; once it is full, put the pictures where ``swap_N`` says so into ``slot_N``."""
         size = len(self.pictures_P3HW)
         for fake_3HW, swap, slot in zip(fake_N3HW, swap_N, slot_N, strict=True):
-            filling = self.held < size  # a tensor: the device need not be waited for
-            place = torch.where(filling, self.held, slot)
-            kept_3HW = torch.where(filling | swap, fake_3HW.to(self.pictures_P3HW.dtype), self.pictures_P3HW[place])
-            self.pictures_P3HW[place] = kept_3HW
+            filling = self.held < size  # a tensor, as the place is: the device need not be waited for
+            place_1 = torch.where(filling, self.held, slot).view(1)
+            fake_13HW, there_13HW = fake_3HW[None].to(self.pictures_P3HW.dtype), self.pictures_P3HW[place_1]
+            self.pictures_P3HW.index_copy_(0, place_1, torch.where(filling | swap, fake_13HW, there_13HW))
             self.held += filling
