@@ -1,6 +1,11 @@
-"""Recorded steps on a GPU: the numbers of eager ones, for every task; and what cannot be recorded runs eagerly."""
+"""Recorded steps on a GPU: the numbers of eager ones, for every task; and what cannot be recorded runs eagerly.
+
+Where there is no GPU, what a recording asks of a step is checked without numbers: it reads none, and makes no shape of
+any.
+"""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -20,10 +25,8 @@ ADVERSARIAL = [
     ("cyclegan", "resnet_generator", {"patch": 16, "pool": 4}),
 ]
 
-pytestmark = pytest.mark.gpu
 
-
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def same_kernels() -> Iterator[None]:
     """cuDNN takes the same algorithms each time, and adds in the same order."""
     torch.backends.cudnn.deterministic = True
@@ -75,17 +78,60 @@ def check_equal(make: Any, **changes: Any) -> None:
             assert all(float(one[key]) == float(other[key]) for key in one)
 
 
+class Asking(Pair):
+    """A task that asks the device for a number in every step."""
+
+    name = "asking"
+
+    def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
+        return {
+            term: loss * (1.0 if loss.item() > 0 else 2.0)
+            for term, loss in super().losses(player, inputs, outputs).items()
+        }
+
+
+def step_without_numbers(task: Task, batch: Batch, monkeypatch: pytest.MonkeyPatch) -> Tensors:
+    """One step on torch's device `meta`: tensors have shapes and no numbers there, and to ask for one is an error."""
+    # None of torch's fused optimizers and no lower precision is known there.
+    monkeypatch.setattr("components.engine.engine.make_optimizer", lambda p, *_: torch.optim.SGD(p, 0.1, foreach=False))
+    monkeypatch.setattr(Engine, "_autocast", lambda _: nullcontext())
+    config = TrainingConfig.model_validate({"batch": SAMPLES, "augment": {"flip": True, "shift": 2}, "ema": 0.9})
+    engine = Engine(task, config, dict.fromkeys(task.terms, 1.0), STEPS, device="meta")
+    on_meta, positions_B = {key: value.to("meta") for key, value in batch.items()}, torch.arange(SAMPLES, device="meta")
+    return engine.train_step(on_meta, positions_B[: len(batch["image"])], SAMPLES)
+
+
+@pytest.mark.parametrize(("name", "network", "options"), [*((name, "alexnet", {}) for name in TRAINABLE), *ADVERSARIAL])
+def test_no_task_reads_a_number_or_makes_a_shape_of_one(
+    name: str, network: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = step_without_numbers(task_of(name, network, options), samples_of(0), monkeypatch)
+    assert values and all(value.is_meta for value in values.values())
+
+
+def test_a_task_that_reads_a_number_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    step_without_numbers(Pair(), batch_of(0), monkeypatch)
+    with pytest.raises(RuntimeError, match="meta tensors"):
+        step_without_numbers(Asking(), batch_of(0), monkeypatch)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("same_kernels")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_replayed_steps_train_the_weights_of_eager_ones(name: str, precision: str) -> None:
     check_equal(lambda: task_of(name), precision=precision)
 
 
+@pytest.mark.gpu
+@pytest.mark.usefixtures("same_kernels")
 @pytest.mark.parametrize(("name", "network", "options"), ADVERSARIAL)
 def test_published_networks_of_image_translation_too(name: str, network: str, options: dict[str, Any]) -> None:
     check_equal(lambda: task_of(name, network, options), precision="bf16", ema=0.9, clip=1.0)
 
 
+@pytest.mark.gpu
+@pytest.mark.usefixtures("same_kernels")
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_with_each_optimizer_dropout_and_micro_batches(optimizer: str) -> None:
     def run(record: bool) -> Engine:
@@ -102,6 +148,7 @@ def test_with_each_optimizer_dropout_and_micro_batches(optimizer: str) -> None:
         assert torch.equal(value, recorded.task.state_dict()[key]), key
 
 
+@pytest.mark.gpu
 def test_a_saved_training_goes_on_recorded_as_it_would_have_eagerly() -> None:
     def run(record: bool, state: dict[str, Any] | None, stop: int) -> Engine:
         config = training(record=record, optimizer={"name": "adam", "lr": 0.01})
@@ -123,18 +170,7 @@ def test_a_saved_training_goes_on_recorded_as_it_would_have_eagerly() -> None:
         assert torch.equal(value, rest.task.state_dict()[key]), key
 
 
-class Asking(Pair):
-    """A task that asks the device for a number in every step."""
-
-    name = "asking"
-
-    def losses(self, player: str, inputs: Tensors, outputs: Tensors) -> Tensors:
-        return {
-            term: loss * (1.0 if loss.item() > 0 else 2.0)
-            for term, loss in super().losses(player, inputs, outputs).items()
-        }
-
-
+@pytest.mark.gpu
 def test_a_step_that_waits_for_the_device_runs_eagerly_and_says_so_once() -> None:
     torch.manual_seed(0)
     engine = Engine(Asking(), training(), {"discriminator": 1.0, "l2": 2.0, "adversarial": 0.5}, STEPS, "cuda")
@@ -146,6 +182,7 @@ def test_a_step_that_waits_for_the_device_runs_eagerly_and_says_so_once() -> Non
     assert "test_recording.py" in str(said[WARM_UP - 1])
 
 
+@pytest.mark.gpu
 def test_a_batch_of_another_size_is_another_kind() -> None:
     torch.manual_seed(0)
     engine = Engine(Pair(), training(), {"discriminator": 1.0, "l2": 2.0, "adversarial": 0.5}, 100, "cuda")
