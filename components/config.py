@@ -78,7 +78,9 @@ class DataConfig(Config):
     """Where images come from and how they are laid into shards."""
 
     source: str = Field("shapes", description="name of a source: shapes, cifar10, folder, ...")
-    root: str | None = Field(None, description="folder or archive that holds the raw data; shapes needs none")
+    root: str | None = Field(
+        None, description="folder or archive with the raw data, or names of tars; shapes needs none"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="the source's own options; see sources.md")
     url: str | None = Field(None, description="where the shards go or already are: a folder or s3://bucket/prefix")
     splits: str | None = Field(

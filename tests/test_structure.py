@@ -21,9 +21,10 @@ DOORS = {
     "typer": ("pipelines/cli/", "pipelines/__main__.py"),
     "rich": ("pipelines/terminal.py",),
     "simplejpeg": ("components/data/",),
+    "webdataset": ("components/data/sources/webdataset.py",),
 }
 # What the engine's machine needs: torch and a few small packages.
-COMPONENTS_MAY_USE = {"torch", "numpy", "pydantic", "yaml", "safetensors", "PIL", "simplejpeg"}
+COMPONENTS_MAY_USE = {"torch", "numpy", "pydantic", "yaml", "safetensors", "PIL", "simplejpeg", "webdataset"}
 # A file that is loaded must not be able to run code.
 NEVER = {"pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "joblib"}
 

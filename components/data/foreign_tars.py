@@ -70,7 +70,7 @@ def look_into(path: Path, name: str) -> TarFacts:
     shard = Shard(path)
     if not len(shard):
         raise UserError(f"{name} holds no samples: members need names like KEY.jpg; remove it, or write it again")
-    labels = [_label(shard, sample, name) for sample in range(len(shard))]
+    labels = [label_of(shard, sample, name) for sample in range(len(shard))]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folders = _folders_of(shard.keys)
@@ -123,7 +123,8 @@ def _split_words(name: str) -> tuple[str, ...]:
     return tuple({SPLIT_NAMES.get(word, word): word for word in reversed(words)}.values())[::-1]
 
 
-def _label(shard: Shard, sample: int, name: str) -> int:
+def label_of(shard: Shard, sample: int, name: str) -> int:
+    """The label of a sample of the tar called ``name``, -1 where it has none. Raises UserError for text and names."""
     data = shard.member(sample, ";".join(FIELDS["label"]))
     if data is None:
         return -1
@@ -143,7 +144,10 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
     """
     splits = _splits_of(sorted(facts, key=lambda fact: fact.entry.name), config, where)
     facts = [fact for members in splits.values() for fact in members]
-    fields = _fields_of(facts, config, where)
+    extensions: Counter[str] = Counter()
+    for fact in facts:
+        extensions.update(fact.extensions)
+    fields = fields_of(extensions, sum(fact.entry.samples for fact in facts), config, where)
     parts = {split: {fact.entry.name: np.arange(fact.entry.samples) for fact in splits[split]} for split in splits}
     labels = {fact.entry.name: _labels_of(fact, fields) for fact in facts}
     if "val" not in parts:
@@ -152,7 +156,7 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
         chosen = _choose(parts["train"], labels, min(config.samples, _count(parts["train"])), config.seed, "samples")
         parts["train"] = _where(parts["train"], chosen)
     entries = {fact.entry.name: fact.entry for fact in facts}
-    classes = _count_classes(labels, where)
+    classes = count_classes(labels, where)
     converted: Counter[str] = Counter()
     for fact in facts:
         converted.update(fact.converted)
@@ -169,11 +173,11 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
     )
 
 
-def _fields_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> dict[str, str]:
-    total = sum(fact.entry.samples for fact in facts)
-    counts: Counter[str] = Counter()
-    for fact in facts:
-        counts.update(fact.extensions)
+def fields_of(counts: Counter[str], total: int, config: DataConfig, where: str) -> dict[str, str]:
+    """{field: its extensions, joined by ;} of ``total`` samples, of which ``counts`` says how many have an extension.
+
+    Of samples in which hardly any lacks it (see `index_of`). Raises UserError where there is no image.
+    """
     fields = {}
     for field, extensions in FIELDS.items():
         present = [extension for extension in extensions if counts[extension]]
@@ -190,7 +194,7 @@ def _labels_of(fact: TarFacts, fields: Mapping[str, str]) -> Int64:
     return np.asarray(fact.labels, np.int64) if fact.labels and "label" in fields else none
 
 
-def _count_classes(labels: Mapping[str, Int64], where: str) -> int:
+def count_classes(labels: Mapping[str, Int64], where: str) -> int:
     """One more than the largest label, 0 without labels. Raises UserError for labels that are no classes."""
     name, largest = max(((name, int(values.max())) for name, values in labels.items()), key=lambda each: each[1])
     if largest >= max(_MOST_CLASSES, _count(labels)):

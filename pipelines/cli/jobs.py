@@ -61,6 +61,7 @@ def prepare(
       voc       sets=Main classes=[...]: boxes, and masks if all images have one
       masks     images=images masks=masks classes=classes.csv ignore=[255]
       coco      annotations/instances_*.json: boxes and masks
+      webdataset  val=NAMES test=NAMES version=TEXT: tars by name, with braces, ::, http, pipe:
 
     \b
     Examples:
@@ -69,6 +70,7 @@ def prepare(
       genoise prepare folder --root ~/scans --splits train=site_a+site_b,val=site_c,test=site_d
       genoise prepare cifar10 --root ./cifar-10-binary.tar.gz --to ./cifar10
       genoise prepare pairs --root ./facades.tar --set data.options.image=right --set data.options.target=left
+      genoise prepare webdataset --root 'https://host/photos-{0000..0099}.tar'
     """
     from pipelines.recipes import load_places
 

@@ -38,7 +38,8 @@ def _content(root: str | None) -> str:
         return ""
     top = Path(root)
     digest = hashlib.sha256()
-    for path in sorted(files_of(top)) if top.is_dir() else [top] * top.is_file():
+    # os.path, which takes any text: the source webdataset has names there that are no path's.
+    for path in sorted(files_of(top)) if os.path.isdir(root) else [top] * os.path.isfile(root):
         stat = path.stat()
         digest.update(os.fsencode(path.relative_to(top)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()

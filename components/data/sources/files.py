@@ -23,6 +23,7 @@ from components.data.sources.listing import SUFFIXES, passed_over, walk
 from components.errors import UserError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # of a compressed file
 _SLUG = 60  # letters of the path that go into a key
 
 Paths = list[tuple[PurePosixPath, Path]]  # (path below the folder of the split, file)
@@ -78,17 +79,20 @@ def unpack(archive: Path, kind: str) -> Path:
 
     def write(folder: Path) -> None:
         try:
-            with _plain(archive) as stream:
+            with decompressed(archive) as stream:
                 while _unpack_next(archive, stream, folder):
                     pass  # several archives that were joined, as by `cat`, are one
-        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        except (tarfile.TarError, *DAMAGED) as error:
             raise UserError(f"{archive} cannot be unpacked ({_few_words(error)}): get it again") from None
 
     return made_once(kind, archive, write)
 
 
-def _plain(archive: Path) -> IO[bytes]:
-    """The bytes of an archive, decompressed; a compressed file may have several parts, which are read on."""
+def decompressed(archive: Path) -> IO[bytes]:
+    """The bytes of an archive, decompressed; a compressed file may have several parts, which are read on.
+
+    Raises UserError for a zip file; what is read raises what gzip, bz2 and lzma raise (`DAMAGED`).
+    """
     with open(archive, "rb") as file:
         head = file.read(6)
     if head[:4] == b"PK\3\4":

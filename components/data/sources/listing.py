@@ -62,9 +62,9 @@ class PassedOver:
     names: dict[str, list[str]] = field(default_factory=dict)
     more: bool = False  # whether pictures were taken that have none of `FIRST_SUFFIXES`, or lie in linked folders
 
-    def add(self, why: str, name: str) -> None:
-        """Count one."""
-        self.counts[why] = self.counts.get(why, 0) + 1
+    def add(self, why: str, name: str, count: int = 1) -> None:
+        """Count ``count`` that lie at ``name``."""
+        self.counts[why] = self.counts.get(why, 0) + count
         self.names.setdefault(why, [])
         if len(self.names[why]) < _NAMED:
             self.names[why].append(printable(name))
@@ -72,7 +72,7 @@ class PassedOver:
     def in_words(self) -> str:
         """``no picture: 3 (a.bin, b.bin, c.bin); hidden file: 1 (.x)``; nothing where everything was taken."""
         return "; ".join(
-            f"{why}: {count} ({', '.join(self.names[why])}{', ...' if count > _NAMED else ''})"
+            f"{why}: {count} ({', '.join(self.names[why])}{', ...' if count > len(self.names[why]) >= _NAMED else ''})"
             for why, count in self.counts.items()
         )
 
