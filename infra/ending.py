@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from infra.errors import Interrupted
 
-PATIENCE_S = 25.0  # Kubernetes and others kill after 30
+PATIENCE_S = 25.0  # Kubernetes and others kill after 30; another number by the environment, where more is granted
+PATIENCE = "GENOISE_PATIENCE_S"
 AT_ONCE = "interrupted at once; the same command goes on from the last checkpoint"
 WAKE = signal.SIGUSR1  # from the thread that got SIGTERM to the main one, whatever it waits for
 
@@ -25,6 +26,7 @@ _begun = False  # no threading.Event: a handler of signals may not wait for a lo
 _code = 128 + signal.SIGINT
 _story = ""  # what was kept of the work that was cut off, for the last line
 _deferred = 0  # blocks under way of the main thread that no signal may cut in two
+_patience_s = PATIENCE_S
 _own_stderr = 2  # the descriptor of what this program itself says
 _owed = False  # whether the main thread is still to be interrupted; it may get `WAKE` when it knows it already
 
@@ -35,6 +37,8 @@ def install() -> None:
     SIGTERM is blocked, and waited for by a thread: Ray's C++ part has a handler for it that aborts. Ctrl-C stays
     ignored where it is, as in a command that a shell runs in the background.
     """
+    global _patience_s
+    _patience_s = _read_patience()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _handle)
     signal.signal(WAKE, _handle)
@@ -132,6 +136,7 @@ def leave_process() -> NoReturn:
 def end_at_once() -> NoReturn:
     """End without waiting for anything; from any thread, and from a handler of signals."""
     with suppress(OSError):
+        hush()
         os.write(_own_stderr, f"genoise: {AT_ONCE}\n".encode())
     end_processes(descendants())
     os._exit(_code)
@@ -167,9 +172,19 @@ def _signalled(number: int) -> None:
         end_at_once()
     _owed = not _deferred
     begin(number)
-    watch = threading.Timer(PATIENCE_S, end_at_once)
+    watch = threading.Timer(_patience_s, end_at_once)
     watch.daemon = True
     watch.start()
+
+
+def _read_patience() -> float:
+    """Seconds from the first signal to the end at once."""
+    said = os.environ.get(PATIENCE, PATIENCE_S)
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        print(f"genoise: error: {PATIENCE}={said} is no number of seconds: say {PATIENCE}=60", file=sys.stderr)
+        sys.exit(2)
 
 
 # Processes

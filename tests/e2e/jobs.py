@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from infra.ending import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 # Small enough for seconds of training, two classes of shards, and a network with every part.
 TINY = {
@@ -64,7 +66,7 @@ class Running:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pipelines", *arguments],
             cwd=root,
-            env={**clean, "OMP_NUM_THREADS": "1", **environment},
+            env={**clean, "OMP_NUM_THREADS": "1", PATIENCE: "200", **environment},  # however slow the machine is
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.jobs import TINY, Done, Home, Running, sets
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
 SETTINGS = {**TINY, "training.epochs": 40, "training.log_every": 1, "training.record_ids": True}
 MakeHome = Callable[..., Home]

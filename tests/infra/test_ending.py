@@ -124,6 +124,29 @@ def test_the_second_signal_ends_at_once(start: Start, second: signal.Signals) ->
     check_ended(process, 143, children)  # what it was told first
 
 
+def test_a_command_that_does_not_end_is_ended(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ending.PATIENCE, "0.2")
+    process, children = start("deaf")
+    assert line(process) == "whole"
+    process.send_signal(signal.SIGTERM)
+    assert line(process) == "begun"
+    check_ended(process, 143, children)
+
+
+def test_a_patience_that_is_no_number_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "recipes"],
+        cwd=ROOT,
+        env={**os.environ, ending.PATIENCE: "a minute"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == f"genoise: error: {ending.PATIENCE}=a minute is no number of seconds: say {ending.PATIENCE}=60\n"
+    )
+
+
 def test_nobody_connects_once_the_end_has_begun(untold: None) -> None:
     ending.begin()
     for address in (None, "10.0.0.1:6379"):
@@ -164,6 +187,7 @@ os.write(2, b"before\\n")
 ending.hush()
 os.write(2, b"of a thread of Ray's\\n")
 print("the last line", file=sys.stderr)
+os.write(2, b"of another one\n")
 ending.end_at_once()
 """
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT)
