@@ -183,7 +183,7 @@ def _read_patience() -> float:
     try:
         return max(0.0, float(said))
     except ValueError:
-        print(f"genoise: error: {PATIENCE}={said} is no number of seconds: say {PATIENCE}=60", file=sys.stderr)
+        sys.stderr.write(f"genoise: error: {PATIENCE}={said} is no number of seconds: say {PATIENCE}=60\n")
         sys.exit(2)
 
 

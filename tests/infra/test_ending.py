@@ -187,7 +187,7 @@ os.write(2, b"before\\n")
 ending.hush()
 os.write(2, b"of a thread of Ray's\\n")
 print("the last line", file=sys.stderr)
-os.write(2, b"of another one\n")
+os.write(2, b"of another one\\n")
 ending.end_at_once()
 """
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=ROOT)
