@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -19,6 +20,23 @@ class KeysOf:
     """Marks a mapping that overrules keys of ``model``: they are keys of the configuration, too."""
 
     model: type[BaseModel]
+
+
+class Role(Enum):
+    """What a key is for. Stands on the key, ``Annotated[int, Role.HOW]``; those of a role are asked for by `keys_with`.
+
+    A key without a role decides the result: with another value it is another step.
+    """
+
+    HOW = "how a result is reached, not what it is: a run that was cut off may be continued with another value"
+    NOTE = "of the recipe, and nothing to its training"
+    PLACE = "where data is; what it is, is known by its content"
+    LAID = "how samples are laid into shards; says nothing of shards that are there"
+    CUT = "how samples are cut into splits; says nothing of shards that are ours"
+    GROWS = "may differ from one generation of a data set to the next"
+    SHOWN = "shown of every run, at its default too"
+    BESIDE = "a yardstick takes it over from the recipe that it stands beside, so that both see as much in the same way"
+    LATER = "came later: what was made before is what its default makes, so that fingerprints leave that out"
 
 
 class Config(BaseModel):
@@ -40,6 +58,31 @@ class Config(BaseModel):
     def canonical(self) -> str:
         """The one JSON text of this configuration; equal configurations have equal texts."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def keys_with(model: type[BaseModel], role: Role) -> frozenset[str]:
+    """The keys of a configuration that have a role, without those of its sections."""
+    return frozenset(name for name, field in model.model_fields.items() if role in field.metadata)
+
+
+def shown_keys(model: type[BaseModel]) -> dict[str, Any]:
+    """What ``model_dump`` is to include of the keys `Role.SHOWN`, those of sections too."""
+    found: dict[str, Any] = dict.fromkeys(sorted(keys_with(model, Role.SHOWN)), True)
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= {name: inner} if (inner := shown_keys(field.annotation)) else {}
+    return found
+
+
+def deciding(config: BaseModel) -> dict[str, Any]:
+    """What decides a result, as JSON values: all but `Role.HOW`, and `Role.LATER` at its default; sections too."""
+    values = config.model_dump(mode="json", exclude=set(keys_with(type(config), Role.HOW)))
+    for name in values:
+        if isinstance(section := getattr(config, name), BaseModel):
+            values[name] = deciding(section)
+    defaults = {name: field.default for name, field in type(config).model_fields.items()}
+    later = keys_with(type(config), Role.LATER)
+    return {name: value for name, value in values.items() if name not in later or value != defaults[name]}
 
 
 def keys_of(model: type[BaseModel], where: str = "") -> list[str]:
@@ -77,26 +120,44 @@ def _readable(model: type[BaseModel], error: ValidationError, where: str) -> Use
 class DataConfig(Config):
     """Where images come from and how they are laid into shards."""
 
-    source: str = Field("shapes", description="name of a source: shapes, cifar10, folder, ...")
-    root: str | None = Field(
+    source: Annotated[str, Role.SHOWN] = Field("shapes", description="name of a source: shapes, cifar10, folder, ...")
+    root: Annotated[str | None, Role.PLACE] = Field(
         None, description="folder or archive with the raw data, or names of tars; shapes needs none"
     )
     options: dict[str, Any] = Field(default_factory=dict, description="the source's own options; see sources.md")
-    url: str | None = Field(None, description="where the shards go or already are: a folder or s3://bucket/prefix")
-    splits: str | None = Field(
+    url: Annotated[str | None, Role.PLACE] = Field(
+        None, description="where the shards go or already are: a folder or s3://bucket/prefix"
+    )
+    splits: Annotated[str | None, Role.CUT] = Field(
         None,
         description="which folder or tar is which split: train=NAME,val=NAME,test=NAME, a table FILE.csv, or classes",
         exclude_if=lambda value: value is None,  # the key came later: what was prepared without it stays known
     )
-    size: int = Field(32, ge=8, le=1024, description="side of the square images that the networks see, in pixels")
-    samples: int | None = Field(None, ge=1, description="use only that many training samples (None: all)")
-    validation: float = Field(0.1, gt=0, lt=1, description="share of the training split held back for choices")
-    shard_samples: int = Field(1000, ge=1, description="samples per shard")
-    max_skipped: float = Field(0.01, ge=0, le=1, description="share of broken images past which preparation stops")
-    resize: int | None = Field(None, ge=8, description="shrink images with a longer shorter side to that many pixels")
-    encode: Literal["keep", "jpeg", "webp", "png"] = Field("keep", description="format in which the shards hold images")
-    quality: int = Field(90, ge=1, le=100, description="of JPEG and WebP that `resize` and `encode` write")
-    seed: int = Field(0, ge=0, description="seed of the split, and of the scenes when the source is procedural")
+    size: Annotated[int, Role.SHOWN] = Field(
+        32, ge=8, le=1024, description="side of the square images that the networks see, in pixels"
+    )
+    samples: Annotated[int | None, Role.GROWS] = Field(
+        None, ge=1, description="use only that many training samples (None: all)"
+    )
+    validation: Annotated[float, Role.CUT, Role.GROWS] = Field(
+        0.1, gt=0, lt=1, description="share of the training split held back for choices"
+    )
+    shard_samples: Annotated[int, Role.LAID, Role.GROWS] = Field(1000, ge=1, description="samples per shard")
+    max_skipped: Annotated[float, Role.CUT, Role.GROWS] = Field(
+        0.01, ge=0, le=1, description="share of broken images past which preparation stops"
+    )
+    resize: Annotated[int | None, Role.LAID] = Field(
+        None, ge=8, description="shrink images with a longer shorter side to that many pixels"
+    )
+    encode: Annotated[Literal["keep", "jpeg", "webp", "png"], Role.LAID] = Field(
+        "keep", description="format in which the shards hold images"
+    )
+    quality: Annotated[int, Role.LAID] = Field(
+        90, ge=1, le=100, description="of JPEG and WebP that `resize` and `encode` write"
+    )
+    seed: Annotated[int, Role.CUT] = Field(
+        0, ge=0, description="seed of the split, and of the scenes when the source is procedural"
+    )
 
     @field_validator("root", "url", "splits")
     @classmethod
@@ -112,8 +173,12 @@ class DataConfig(Config):
 class EncoderConfig(Config):
     """The network whose features are transferred."""
 
-    name: str = Field("alexnet", description="name of a network: alexnet, resnet18, resnet50, ...")
-    width: int = Field(32, ge=4, description="channels of the first stage (64 is the published width)")
+    name: Annotated[str, Role.SHOWN] = Field(
+        "alexnet", description="name of a network: alexnet, resnet18, resnet50, ..."
+    )
+    width: Annotated[int, Role.SHOWN] = Field(
+        32, ge=4, description="channels of the first stage (64 is the published width)"
+    )
     depth: int | None = Field(None, ge=1, description="number of stages kept; None keeps them all")
     norm: Literal["batch", "instance", "none"] = Field(
         "batch", description="normalization between convolution and activation"
@@ -140,7 +205,7 @@ class AugmentConfig(Config):
 
     flip: bool = Field(True, description="mirror left and right with probability one half")
     shift: int = Field(0, ge=0, description="random translation by up to that many pixels, borders reflected")
-    crop: int = Field(
+    crop: Annotated[int, Role.LATER] = Field(
         0, ge=0, description="pictures are that many pixels larger than `data.size`, and a random window is trained on"
     )
 
@@ -148,16 +213,30 @@ class AugmentConfig(Config):
 class TrainingConfig(Config):
     """How a task is trained. None of it changes what the task's losses mean."""
 
-    epochs: float = Field(4, ge=0, description="passes over the training split; 0 trains nothing")
-    batch: int = Field(128, ge=1, description="samples per optimizer step, over all workers and micro-batches")
-    micro_batches: int = Field(1, ge=1, description="parts into which each worker cuts its share of a batch")
-    workers: int = Field(1, ge=1, description="Ray Train workers")
-    cpus: int = Field(1, ge=1, description="CPU cores of each worker")
-    seed: int = Field(0, ge=0, description="of weights, order of samples, augmentation and noise")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: automatic mixed precision")
-    channels_last: bool = Field(True, description="memory layout of images and weights; faster convolutions")
+    epochs: Annotated[float, Role.SHOWN, Role.BESIDE] = Field(
+        4, ge=0, description="passes over the training split; 0 trains nothing"
+    )
+    batch: Annotated[int, Role.SHOWN, Role.BESIDE] = Field(
+        128, ge=1, description="samples per optimizer step, over all workers and micro-batches"
+    )
+    micro_batches: Annotated[int, Role.HOW] = Field(
+        1, ge=1, description="parts into which each worker cuts its share of a batch"
+    )
+    workers: Annotated[int, Role.HOW, Role.BESIDE] = Field(1, ge=1, description="Ray Train workers")
+    cpus: Annotated[int, Role.HOW, Role.BESIDE] = Field(1, ge=1, description="CPU cores of each worker")
+    seed: Annotated[int, Role.SHOWN, Role.BESIDE] = Field(
+        0, ge=0, description="of weights, order of samples, augmentation and noise"
+    )
+    precision: Annotated[Literal["fp32", "bf16"], Role.BESIDE] = Field(
+        "fp32", description="bf16: automatic mixed precision"
+    )
+    channels_last: Annotated[bool, Role.BESIDE] = Field(
+        True, description="memory layout of images and weights; faster convolutions"
+    )
     compile: bool = Field(False, description="torch.compile; pays off in long trainings")
-    record: bool = Field(True, description="GPUs: record a step once and replay it without Python (CUDA graphs)")
+    record: Annotated[bool, Role.HOW] = Field(
+        True, description="GPUs: record a step once and replay it without Python (CUDA graphs)"
+    )
     sync_batch_norm: bool = Field(True, description="share batch statistics among workers")
     optimizer: Annotated[dict[str, Any], KeysOf(OptimizerConfig)] = Field(
         default_factory=dict, description="overrules keys of every player's optimizer"
@@ -171,14 +250,18 @@ class TrainingConfig(Config):
     warmup: float = Field(0.05, ge=0, le=1, description="share of the run in which the learning rate rises from zero")
     clip: float | None = Field(None, gt=0, description="largest gradient norm of a player")
     ema: float | None = Field(None, gt=0, lt=1, description="decay per step of the averaged weights; None: no average")
-    augment: AugmentConfig = Field(AugmentConfig(), description="see below")
-    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
-    checkpoints: str | None = Field(None, description="where they go: a folder or s3://bucket/prefix; None: the home")
-    log_every: int = Field(20, ge=1, description="steps between log lines")
-    probe_every: float = Field(1.0, gt=0, description="epochs between probes of the encoder on the validation split")
-    sample_every: float = Field(1.0, gt=0, description="epochs between sample pictures")
-    record_ids: bool = Field(False, description="write the ids of the samples of every step")
-    max_failures: int = Field(3, ge=0, description="lost workers survived before the job gives up")
+    augment: Annotated[AugmentConfig, Role.BESIDE] = Field(AugmentConfig(), description="see below")
+    checkpoint_every: Annotated[int, Role.HOW] = Field(200, ge=1, description="steps between checkpoints")
+    checkpoints: Annotated[str | None, Role.HOW] = Field(
+        None, description="where they go: a folder or s3://bucket/prefix; None: the home"
+    )
+    log_every: Annotated[int, Role.HOW] = Field(20, ge=1, description="steps between log lines")
+    probe_every: Annotated[float, Role.BESIDE] = Field(
+        1.0, gt=0, description="epochs between probes of the encoder on the validation split"
+    )
+    sample_every: Annotated[float, Role.HOW] = Field(1.0, gt=0, description="epochs between sample pictures")
+    record_ids: Annotated[bool, Role.HOW] = Field(False, description="write the ids of the samples of every step")
+    max_failures: Annotated[int, Role.HOW] = Field(3, ge=0, description="lost workers survived before the job gives up")
 
 
 class BenchmarkConfig(Config):
@@ -214,14 +297,14 @@ class ProbeConfig(BenchmarkConfig):
 class Recipe(Config):
     """One row of the table: a task, its data, its network, its training, its weights, its benchmarks."""
 
-    name: str = Field(description="the name of the row; by default that of the file")
-    summary: str = Field("", description="what it is, in a line")
-    task: str = Field(description="name of a task; see `genoise tasks`")
+    name: Annotated[str, Role.SHOWN] = Field(description="the name of the row; by default that of the file")
+    summary: Annotated[str, Role.NOTE] = Field("", description="what it is, in a line")
+    task: Annotated[str, Role.SHOWN] = Field(description="name of a task; see `genoise tasks`")
     options: dict[str, Any] = Field(
         default_factory=dict, description="the task's own options; see `genoise tasks NAME`"
     )
     data: DataConfig = Field(DataConfig(), description="see below")
-    score_on: DataConfig | None = Field(
+    score_on: Annotated[DataConfig | None, Role.NOTE] = Field(
         None, description="labelled data that scores the encoder, with the keys of `data`; null: `data` itself"
     )
     encoder: EncoderConfig = Field(EncoderConfig(), description="see below")
@@ -232,8 +315,12 @@ class Recipe(Config):
     weight_changes: dict[int, dict[str, float]] = Field(
         default_factory=dict, description="step: weights that count from there on, laid over those before"
     )
-    search: dict[str, Any] = Field(default_factory=dict, description="key: range or choices, for `genoise sweep`")
-    benchmarks: tuple[str, ...] = Field(("linear",), description="names of the protocols that score the encoder")
+    search: Annotated[dict[str, Any], Role.NOTE] = Field(
+        default_factory=dict, description="key: range or choices, for `genoise sweep`"
+    )
+    benchmarks: Annotated[tuple[str, ...], Role.NOTE] = Field(
+        ("linear",), description="names of the protocols that score the encoder"
+    )
 
     @property
     def scored(self) -> DataConfig:

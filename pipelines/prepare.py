@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from components.config import DataConfig
+from components.config import DataConfig, Role, keys_with
 from components.data.cache import kept_cache
 from components.data.labels import say_unseen
 from components.data.planning import count_shards, count_vanished, cut_shards, plan_parts, revision_of_cut
@@ -73,7 +73,7 @@ def prepare_step(config: DataConfig) -> Step[Prepared]:
         label=f"prepare {config.source}",
         version=VERSION,
         config={
-            "data": config.model_dump(mode="json", exclude={"root", "url"}),
+            "data": config.model_dump(mode="json", exclude=set(keys_with(DataConfig, Role.PLACE))),
             "content": content,
             **kept_where,
             **({"revision": revision} if revision else {}),
@@ -128,10 +128,8 @@ def _check_obeyed(config: DataConfig, index: Index | None, url: str) -> None:
     Options are another source's, of a recipe that is used with shards: they are said to be passed over.
     """
     made = index.source if index else {}
-    fixed = ["resize", "encode", "quality", "shard_samples"]
-    if index:
-        fixed += ["splits", "validation", "max_skipped", "seed"]
-    for key in fixed:
+    fixed = keys_with(DataConfig, Role.LAID) | (keys_with(DataConfig, Role.CUT) if index else frozenset())
+    for key in sorted(fixed):
         value, usual = getattr(config, key), DataConfig.model_fields[key].default
         if value not in (usual, made.get(key)):
             raise UserError(

@@ -11,7 +11,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from components.config import Recipe
+from components.config import Recipe, Role, deciding, keys_with, shown_keys
 from components.data.labels import check_labels_seen
 from components.data.order import Plan, check_divisible
 from components.errors import Diverged, Stopped, UserError
@@ -40,13 +40,6 @@ from pipelines.training.task_files import TASK_FILE
 from pipelines.training.worker import initialized, make_task, train_worker
 
 VERSION = 2  # leaves the whole task, not only its encoder
-MAIN: Json = {  # parameters that every run shows
-    "name": True,
-    "task": True,
-    "data": {"source", "size"},
-    "encoder": {"name", "width"},
-    "training": {"epochs", "batch", "seed"},
-}
 
 
 def pretrain(recipe: Recipe, session: Session) -> StepResult[Pretrained]:
@@ -59,37 +52,19 @@ def plan(recipe: Recipe, session: Session) -> list[Planned]:
     return scheduling.plan([pretrain_step(recipe)], session)
 
 
-# Keys of the training that change how a result is reached, not what it is: a run that was cut off may be continued
-# with others, on another number of workers for example.
-HOW = {
-    "workers",
-    "cpus",
-    "micro_batches",
-    "record",
-    "log_every",
-    "sample_every",
-    "checkpoint_every",
-    "checkpoints",
-    "record_ids",
-    "max_failures",
-}
-
-
 def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step[Pretrained]:
     """The step that trains a recipe on the shards of its data.
 
     ``judge``: may stop the training after a probe; then the step raises Stopped, and can be continued.
     Raises UserError where the data does not fit the task, Diverged where training broke down.
     """
-    what = recipe.model_dump(mode="json", exclude={"name", "summary", "data", "score_on", "search", "benchmarks"})
+    notes = keys_with(Recipe, Role.NOTE)
+    what = recipe.model_dump(mode="json", exclude={"name", "data", "training", *notes})
     task, parts = get_task(recipe.task), parts_of(recipe.task, recipe.options)
-    training = {key: value for key, value in what["training"].items() if key not in HOW}
     if task.version > 1:
         what["task_version"] = task.version
-    if not recipe.training.augment.crop:
-        del training["augment"]["crop"]  # the key came later: what was trained without it stays known
     what["options"] = identified(recipe)
-    what["training"] = training if parts.players else {"seed": recipe.training.seed}
+    what["training"] = deciding(recipe.training) if parts.players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
     check_recipe_on(recipe, facts_of(recipe.data))  # said now, before shards are written
     what["size"] = recipe.data.size
@@ -112,10 +87,8 @@ def _shown(recipe: Recipe) -> Json:
 
     MLflow writes all parameters of a run above each of its pictures, which must leave room for the picture.
     """
-    changed = recipe.model_dump(
-        mode="json", exclude={"summary", "score_on", "search", "benchmarks"}, exclude_defaults=True
-    )
-    return flatten(recipe.model_dump(mode="json", include=MAIN)) | flatten(changed)
+    changed = recipe.model_dump(mode="json", exclude=set(keys_with(Recipe, Role.NOTE)), exclude_defaults=True)
+    return flatten(recipe.model_dump(mode="json", include=shown_keys(Recipe))) | flatten(changed)
 
 
 def checkpoints_url(recipe: Recipe, folder: Path) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from components.config import Recipe
+from components.config import Recipe, Role, TrainingConfig, keys_with
 from components.errors import Diverged, UserError
 from components.tasks.base import parts_of
 from components.transfer.probe import WIDEN
@@ -24,8 +24,6 @@ from pipelines.transfer import Scored, transfer_step
 
 ENDS = ("random", "supervised")  # between which gaps are measured
 MANY = 10**9  # samples: where their number is not known, their error is left out
-# What a yardstick takes over from the recipe that it stands beside, so that both see as much data in the same way.
-SHARED = ("epochs", "batch", "seed", "workers", "cpus", "precision", "channels_last", "augment", "probe_every")
 
 Place = tuple[str, ...]
 
@@ -165,7 +163,8 @@ def _setting(recipe: Recipe) -> tuple[str, str]:
 
 def beside(like: Recipe, yardstick: Recipe) -> Recipe:
     """The yardstick as it stands beside a recipe: same data, same network, trained as long."""
-    training = yardstick.training.model_copy(update={key: getattr(like.training, key) for key in SHARED})
+    shared = keys_with(TrainingConfig, Role.BESIDE)
+    training = yardstick.training.model_copy(update={key: getattr(like.training, key) for key in shared})
     changes = {"data": like.data, "encoder": like.encoder, "benchmarks": like.benchmarks, "training": training}
     return on_labels(yardstick.model_copy(update=changes | {"score_on": like.score_on}))
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.config import Config, DataConfig
+from components.config import Config, DataConfig, Role, keys_with
 from components.data.images import changes_of
 from components.data.reader import Shard
 from components.data.scramble import Int64, make_key, mix_keys
@@ -161,7 +161,7 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
     for fact in facts:
         converted.update(fact.converted)
     return Index(
-        source=config.model_dump(mode="json", exclude={"root", "url"}),
+        source=config.model_dump(mode="json", exclude=set(keys_with(DataConfig, Role.PLACE))),
         fields=fields,
         classes=tuple(map(str, range(classes))),
         splits={

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 
 from pydantic import Field
 
-from components.config import Config, DataConfig
+from components.config import Config, DataConfig, Role, keys_with
 from components.data.planning import Known, ShardPlan
 from components.data.shards import Index, ShardEntry, ShardResult
 from components.data.sources.base import Source
 from components.errors import UserError
 
 FOLDER = "records/"
-# Keys that say how much is taken and how it is cut; all others say what a sample is, and are the same for ever.
-MAY_CHANGE = {"samples", "validation", "shard_samples", "max_skipped"}
+# Keys that say where, how much is taken and how it is cut; all others say what a sample is, and are the same for ever.
+MAY_CHANGE = set(keys_with(DataConfig, Role.PLACE) | keys_with(DataConfig, Role.GROWS))
 
 
 class Record(Config):
@@ -48,7 +48,7 @@ def names_of(source: Source, plan: ShardPlan) -> tuple[str, ...]:
 
 def key_of(config: DataConfig, content: str, plan: ShardPlan, names: Iterable[str]) -> str:
     """The same for work with the same result: what is to be done, on which samples; ``content`` is a digest of all."""
-    what = config.model_dump(mode="json", exclude={"root", "url", *MAY_CHANGE})
+    what = config.model_dump(mode="json", exclude=MAY_CHANGE)
     work = [what, content, plan.model_dump(mode="json"), list(names)]
     return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
 
@@ -95,7 +95,7 @@ def all_entries(index: Index) -> list[ShardEntry]:
 
 def check_extends(index: Index, source: Source, config: DataConfig, where: str) -> None:
     """Raise UserError unless the data set of ``index`` can take more samples of ``source``."""
-    wanted = config.model_dump(mode="json", exclude={"root", "url", *MAY_CHANGE})
+    wanted = config.model_dump(mode="json", exclude=MAY_CHANGE)
     there = DataConfig.parse(index.source, f"{where}: ").model_dump(mode="json")
     for key in wanted.keys() | (there.keys() & {"splits"}):
         value = wanted.get(key)

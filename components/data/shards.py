@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from components.config import Config, DataConfig
+from components.config import Config, DataConfig, Role, keys_with
 from components.data.planning import ShardPlan
 from components.data.resizing import refit
 from components.data.shard_parts import PATTERN, overlap, part_of, samples_of, whole_of
@@ -197,7 +197,7 @@ def build_index(
     for result in results:
         converted.update(result.converted)
     index = Index(
-        source=config.model_dump(mode="json", exclude={"root", "url"}),
+        source=config.model_dump(mode="json", exclude=set(keys_with(DataConfig, Role.PLACE))),
         fields=source.fields,
         classes=source.classes,
         splits={split: entries for split, entries in splits.items() if entries},
