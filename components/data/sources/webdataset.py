@@ -181,7 +181,7 @@ class WebDataset(Source):
 def _check(config: DataConfig) -> None:
     """Raise UserError for what is known to be wrong before anything is opened."""
     if config.root is None:
-        raise UserError(f"source 'webdataset' needs {_WANTED}: use --root 'NAMES' (data.root)")
+        raise UserError(f"source 'webdataset' needs {_WANTED}: use --set data.root=NAMES")
     if os.path.isdir(config.root):
         raise UserError(
             f"{config.root} is a folder, and source 'webdataset' needs {_WANTED}; the tars of a folder or bucket are "
@@ -189,9 +189,8 @@ def _check(config: DataConfig) -> None:
         )
     if config.splits not in (None, CLASSES):
         raise UserError(
-            f"--splits {config.splits}: source 'webdataset' is told the tars of each split: --root TRAIN "
-            f"--set data.options.val=VAL --set data.options.test=TEST; --splits {CLASSES} says that their names mean "
-            "nothing"
+            f"--splits {config.splits}: source 'webdataset' is told the tars of each split: --set data.root=TRAIN "
+            f"--set data.options.val=VAL --set data.options.test=TEST; --splits {CLASSES} says that names mean nothing"
         )
 
 
@@ -216,7 +215,7 @@ def _check_names(names: dict[str, list[str]]) -> None:
             path = urlparse(name).path if not name.startswith("pipe:") else ""
             spoken = split_spoken_of(PurePosixPath(unquote(path)).name)
             if spoken not in (None, split):
-                right = "--root" if spoken == "train" else f"--set data.options.{spoken}=NAMES"
+                right = "--set data.root=NAMES" if spoken == "train" else f"--set data.options.{spoken}=NAMES"
                 raise UserError(
                     f"{_short(name)} is listed for {split}, and its name speaks of {spoken}: list it there ({right}); "
                     f"or, where names mean nothing, add --splits {CLASSES}"
@@ -336,4 +335,5 @@ def _boxes(data: bytes, image: Cleaned) -> tuple[bytes, tuple[str, ...]]:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _SHOWN else name[:_SHOWN] + "..."
+    """A name for a message; of a long command, its beginning."""
+    return name[:_SHOWN] + "..." if name.startswith("pipe:") and len(name) > _SHOWN else name
