@@ -11,7 +11,7 @@ from components.data.order import Plan, check_divisible
 from components.errors import UserError
 from components.tasks.base import build_task
 from pipelines.data.raw_data import Facts, facts_of
-from pipelines.recipes import check_parts
+from pipelines.recipe_parts import check_parts
 from pipelines.training.named_encoders import identified, is_elsewhere, named_by
 from pipelines.training.sample_streams import STREAMS
 

@@ -6,15 +6,13 @@ A recipe may say ``extends: other`` (a built-in name, or a path from its own fol
 import re
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
-from components.config import Config, DataConfig, OptimizerConfig, ProbeConfig, Recipe
+from components.config import Config, DataConfig, ProbeConfig, Recipe
 from components.errors import UserError, unknown
-
-if TYPE_CHECKING:  # importing it takes as long as importing torch
-    from components.tasks.base import Parts
+from pipelines.recipe_parts import check_parts
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")  # a number in YAML 1.2, a text in YAML 1.1
 BUILT_IN = Path(__file__).with_name("recipes")
@@ -133,32 +131,6 @@ def check_recipe(recipe: Recipe) -> Recipe:
     if parts.players:
         return recipe
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 0.0})})
-
-
-def check_parts(recipe: Recipe) -> "Parts":
-    """The parts of the recipe's task with its options. No network is built.
-
-    Raises UserError for options that the task does not have, for weights and players that it does not have with these
-    options, and for settings that an optimizer does not have.
-    """
-    from components.tasks.base import get_task, parts_of, resolve_weights
-
-    task, parts = get_task(recipe.task), parts_of(recipe.task, recipe.options)
-    for weights in (recipe.weights, *recipe.weight_changes.values()):
-        resolve_weights(task.name, task.terms, weights)  # says it of a term that no options bring
-        for term in weights:
-            if term not in parts.terms:
-                raise UserError(
-                    f"weights.{term}: with these options task {task.name!r} has no such term, but "
-                    f"{', '.join(parts.terms)}: leave it out, or set the option that brings it "
-                    f"(`genoise tasks {task.name}`)"
-                )
-    OptimizerConfig.parse(recipe.training.optimizer, "training.optimizer.")
-    for player, changes in recipe.training.players.items():
-        if player not in parts.players:
-            raise unknown(f"player of task {task.name!r}:", player, parts.players)
-        OptimizerConfig.parse(changes, f"training.players.{player}.")
-    return parts
 
 
 def write_recipe(recipe: Recipe) -> str:

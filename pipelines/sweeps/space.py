@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from components.config import Config, Recipe
 from components.errors import UserError, unknown
 from components.tasks.base import Term
-from pipelines.recipes import check_parts
+from pipelines.recipe_parts import check_parts
 
 Point = dict[str, Any]  # {key of a recipe: value}
 SECTIONS = ("weights", "options", "training")  # data and network stay: scores would not be comparable
