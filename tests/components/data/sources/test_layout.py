@@ -138,7 +138,7 @@ def test_a_data_set_grows_only_with_the_same_splits(tmp_path: Path) -> None:
 def test_who_cannot_be_told_says_so(tmp_path: Path, source: str) -> None:
     assert refusal(config(tmp_path, "train=a", source)) == (
         f"source {source!r} cannot be told its splits: leave out --splits train=a (data.splits); "
-        "those that can: folder, masks, pairs, unpaired"
+        "those that can: folder, masks, pairs, unpaired, webdataset"
     )
 
 
