@@ -60,9 +60,9 @@ class Config(BaseModel):
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
 
-def keys_with(model: type[BaseModel], role: Role) -> frozenset[str]:
+def keys_with(model: type[BaseModel], role: Role) -> set[str]:
     """The keys of a configuration that have a role, without those of its sections."""
-    return frozenset(name for name, field in model.model_fields.items() if role in field.metadata)
+    return {name for name, field in model.model_fields.items() if role in field.metadata}
 
 
 def shown_keys(model: type[BaseModel]) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def shown_keys(model: type[BaseModel]) -> dict[str, Any]:
 
 def deciding(config: BaseModel) -> dict[str, Any]:
     """What decides a result, as JSON values: all but `Role.HOW`, and `Role.LATER` at its default; sections too."""
-    values = config.model_dump(mode="json", exclude=set(keys_with(type(config), Role.HOW)))
+    values = config.model_dump(mode="json", exclude=keys_with(type(config), Role.HOW))
     for name in values:
         if isinstance(section := getattr(config, name), BaseModel):
             values[name] = deciding(section)

@@ -181,10 +181,13 @@ def _read_patience() -> float:
     """Seconds from the first signal to the end at once."""
     said = os.environ.get(PATIENCE, PATIENCE_S)
     try:
-        return max(0.0, float(said))
+        seconds = float(said)
     except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:  # nor is it "nan"
         sys.stderr.write(f"genoise: error: {PATIENCE}={said} is no number of seconds: say {PATIENCE}=60\n")
         sys.exit(2)
+    return seconds
 
 
 # Processes

@@ -73,7 +73,7 @@ def prepare_step(config: DataConfig) -> Step[Prepared]:
         label=f"prepare {config.source}",
         version=VERSION,
         config={
-            "data": config.model_dump(mode="json", exclude=set(keys_with(DataConfig, Role.PLACE))),
+            "data": config.model_dump(mode="json", exclude=keys_with(DataConfig, Role.PLACE)),
             "content": content,
             **kept_where,
             **({"revision": revision} if revision else {}),
@@ -128,7 +128,7 @@ def _check_obeyed(config: DataConfig, index: Index | None, url: str) -> None:
     Options are another source's, of a recipe that is used with shards: they are said to be passed over.
     """
     made = index.source if index else {}
-    fixed = keys_with(DataConfig, Role.LAID) | (keys_with(DataConfig, Role.CUT) if index else frozenset())
+    fixed = keys_with(DataConfig, Role.LAID) | (keys_with(DataConfig, Role.CUT) if index else set())
     for key in sorted(fixed):
         value, usual = getattr(config, key), DataConfig.model_fields[key].default
         if value not in (usual, made.get(key)):

@@ -87,7 +87,7 @@ def _shown(recipe: Recipe) -> Json:
 
     MLflow writes all parameters of a run above each of its pictures, which must leave room for the picture.
     """
-    changed = recipe.model_dump(mode="json", exclude=set(keys_with(Recipe, Role.NOTE)), exclude_defaults=True)
+    changed = recipe.model_dump(mode="json", exclude=keys_with(Recipe, Role.NOTE), exclude_defaults=True)
     return flatten(recipe.model_dump(mode="json", include=shown_keys(Recipe))) | flatten(changed)
 
 

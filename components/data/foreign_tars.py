@@ -161,7 +161,7 @@ def index_of(facts: Sequence[TarFacts], config: DataConfig, where: str) -> Index
     for fact in facts:
         converted.update(fact.converted)
     return Index(
-        source=config.model_dump(mode="json", exclude=set(keys_with(DataConfig, Role.PLACE))),
+        source=config.model_dump(mode="json", exclude=keys_with(DataConfig, Role.PLACE)),
         fields=fields,
         classes=tuple(map(str, range(classes))),
         splits={

@@ -19,7 +19,7 @@ from components.errors import UserError
 
 FOLDER = "records/"
 # Keys that say where, how much is taken and how it is cut; all others say what a sample is, and are the same for ever.
-MAY_CHANGE = set(keys_with(DataConfig, Role.PLACE) | keys_with(DataConfig, Role.GROWS))
+MAY_CHANGE = keys_with(DataConfig, Role.PLACE) | keys_with(DataConfig, Role.GROWS)
 
 
 class Record(Config):

@@ -197,7 +197,7 @@ def build_index(
     for result in results:
         converted.update(result.converted)
     index = Index(
-        source=config.model_dump(mode="json", exclude=set(keys_with(DataConfig, Role.PLACE))),
+        source=config.model_dump(mode="json", exclude=keys_with(DataConfig, Role.PLACE)),
         fields=source.fields,
         classes=source.classes,
         splits={split: entries for split, entries in splits.items() if entries},

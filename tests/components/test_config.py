@@ -34,7 +34,7 @@ def test_what_decides_is_all_but_how_it_is_reached() -> None:
 
 
 def test_keys_of_a_role() -> None:
-    assert keys_with(Outer, Role.HOW) == {"threads"} and keys_with(Outer, Role.LATER) == frozenset()
+    assert keys_with(Outer, Role.HOW) == {"threads"} and keys_with(Outer, Role.LATER) == set()
     assert shown_keys(Outer) == {"plain": True}
 
 

@@ -133,17 +133,18 @@ def test_a_command_that_does_not_end_is_ended(start: Start, monkeypatch: pytest.
     check_ended(process, 143, children)
 
 
-def test_a_patience_that_is_no_number_is_refused() -> None:
+@pytest.mark.parametrize("said", ["a minute", "-1", "nan", "inf"])
+def test_a_patience_that_is_no_number_is_refused(said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pipelines", "recipes"],
         cwd=ROOT,
-        env={**os.environ, ending.PATIENCE: "a minute"},
+        env={**os.environ, ending.PATIENCE: said},
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert (
-        done.stderr == f"genoise: error: {ending.PATIENCE}=a minute is no number of seconds: say {ending.PATIENCE}=60\n"
+        done.stderr == f"genoise: error: {ending.PATIENCE}={said} is no number of seconds: say {ending.PATIENCE}=60\n"
     )
 
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from components.config import DataConfig
 from components.data.cache import cache_folder, find_cached
@@ -24,6 +24,11 @@ from components.errors import UserError
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # of a compressed file
+_UNPACKERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 _SLUG = 60  # letters of the path that go into a key
 
 Paths = list[tuple[PurePosixPath, Path]]  # (path below the folder of the split, file)
@@ -93,15 +98,17 @@ def decompressed(archive: Path) -> IO[bytes]:
 
     Raises UserError for a zip file; what is read raises what gzip, bz2 and lzma raise (`DAMAGED`).
     """
+    unpacker = unpacker_of(archive)
+    return open(archive, "rb") if unpacker is None else cast(IO[bytes], unpacker(archive))
+
+
+def unpacker_of(archive: Path) -> Callable[[Path], Any] | None:
+    """What opens a compressed file, by its first bytes; None for one that is not compressed. UserError for a zip."""
     with open(archive, "rb") as file:
         head = file.read(6)
-    if head[:4] == b"PK\3\4":
+    if head.startswith(b"PK\3\4"):
         raise UserError(f"{archive} is a zip file: unpack it and use the folder, or pack it as a tar")
-    if head[:2] == b"\x1f\x8b":
-        return cast(IO[bytes], gzip.open(archive))
-    if head[:3] == b"BZh":
-        return cast(IO[bytes], bz2.open(archive))
-    return cast(IO[bytes], lzma.open(archive)) if head == b"\xfd7zXZ\0" else open(archive, "rb")
+    return next((unpacker for start, unpacker in _UNPACKERS.items() if head.startswith(start)), None)
 
 
 def _unpack_next(archive: Path, stream: IO[bytes], folder: Path) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import unquote, urlparse
@@ -24,8 +25,9 @@ from components.data.cache import cache_folder, find_cached
 from components.data.foreign_tars import count_classes, fields_of, label_of
 from components.data.images import IMAGE_EXTENSIONS, SHRUNK, BrokenImage, Cleaned, clean, decode_map, image_size
 from components.data.reader import Shard
+from components.data.shards import replacing
 from components.data.sources.base import Sample, Source, register_source
-from components.data.sources.files import DAMAGED, check_apart, decompressed, key_of
+from components.data.sources.files import DAMAGED, check_apart, decompressed, key_of, unpacker_of
 from components.data.sources.listing import PassedOver, printable
 from components.data.sources.masks import check_size
 from components.data.splits import CLASSES, split_spoken_of
@@ -35,7 +37,8 @@ _TRIES = 3  # of a tar that comes from elsewhere
 _AT_ONCE = 8  # tars that are fetched side by side
 _SHOWN = 80  # letters of a pipe in a message
 _WANTED = "names of tars, such as https://host/photos-{000..099}.tar"
-_CURL = {
+_BY_CURL = ("http", "https", "sftp", "ftps", "scp", "hf", "htgs")
+_CURL: dict[int | None, str] = {  # its exit statuses
     5: "its proxy was not found",
     6: "its host was not found",
     7: "its host does not answer",
@@ -150,13 +153,12 @@ class WebDataset(Source):
         """Members that are no field."""
         found = PassedOver()
         used = {extension for extensions in self._extensions.values() for extension in extensions.split(";")}
-        for tars in self._tars.values():
-            for tar in tars:
-                for extension in tar.shard.extensions:
-                    if extension not in used:
-                        found.add(f"member .{extension}", tar.name, tar.shard.count(extension))
-                if tar.shard.passed_over:
-                    found.add("member that is hidden or has no extension", tar.name, tar.shard.passed_over)
+        for tar in chain(*self._tars.values()):
+            for extension in tar.shard.extensions:
+                if extension not in used:
+                    found.add(f"member .{extension}", tar.name, tar.shard.count(extension))
+            if tar.shard.passed_over:
+                found.add("member that is hidden or has no extension", tar.name, tar.shard.passed_over)
         return found
 
     def _place(self, split: str, index: int) -> tuple[_Tar, int]:
@@ -166,9 +168,8 @@ class WebDataset(Source):
 
     def _count(self) -> Counter[str]:
         counts: Counter[str] = Counter()
-        for tars in self._tars.values():
-            for tar in tars:
-                counts.update({extension: tar.shard.count(extension) for extension in tar.shard.extensions})
+        for tar in chain(*self._tars.values()):
+            counts.update({extension: tar.shard.count(extension) for extension in tar.shard.extensions})
         return counts
 
     def _labels_of(self, split: str) -> NDArray[np.int64]:
@@ -203,9 +204,10 @@ def _expand(spec: str) -> list[str]:
     except (AssertionError, ValueError) as error:
         why = (str(error) or type(error).__name__).replace("wds_WDS_", "WDS_")
         raise UserError(f"{spec!r} cannot be expanded ({why}): {_WANTED} would be right") from None
-    if wrong := next((name for name in names if name in ("", "-")), None):
-        raise UserError(f"{spec!r}: {wrong!r} is no tar; {_WANTED} would be right")
-    return [name for name in names if name]
+    for name in names:
+        if name in ("", "-"):
+            raise UserError(f"{spec!r}: {name!r} is no tar; {_WANTED} would be right")
+    return names
 
 
 def _check_names(names: dict[str, list[str]]) -> None:
@@ -228,10 +230,9 @@ def _fetch(name: str, version: str) -> Path:
     known_by = f"{name}\0{version}"
     if local:
         try:
+            if unpacker_of(local) is None:
+                return local
             state = local.stat()
-            with open(local, "rb") as file:
-                if not _is_packed(file.read(6)):
-                    return local
         except OSError as error:
             raise UserError(f"{name} cannot be read ({error.strerror}): correct the name, or leave it out") from None
         known_by = f"{local.absolute()}/{state.st_size}/{state.st_mtime_ns}"
@@ -245,13 +246,12 @@ def _fetch(name: str, version: str) -> Path:
 def _keep(name: str, local: Path | None, target: Path) -> None:
     """Write the tar, which is there when it is complete."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        raw, plain = local or Path(folder) / "raw", Path(folder) / "plain"
+        raw = local or Path(folder) / "raw"
         try:
             if local is None:
                 _copy(name, raw)
-            with decompressed(raw) as packed, open(plain, "wb") as file:
+            with decompressed(raw) as packed, replacing(target) as file:
                 shutil.copyfileobj(packed, file)
-            os.replace(plain, target)
         except DAMAGED as error:
             raise UserError(f"{_short(name)} is damaged ({error}): write it again, or leave it out") from None
         except UserError as error:
@@ -269,10 +269,6 @@ def _local(name: str) -> Path | None:
     if url.scheme == "file":
         return Path(url2pathname(url.path))
     return None if url.scheme else Path(name)
-
-
-def _is_packed(head: bytes) -> bool:
-    return head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head == b"\xfd7zXZ\0" or head[:4] == b"PK\3\4"
 
 
 def _copy(name: str, path: Path) -> None:
@@ -301,11 +297,11 @@ def _copy_once(name: str, path: Path) -> str | None:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 file.write(block)
     except OSError as error:
-        status = getattr(stream, "status", None)
-        if status is None:
+        if error.errno is not None:  # of the file that is written; webdataset's own has no number
             raise
-        why = None if name.startswith("pipe:") else _CURL.get(status)
-        return why or f"exit status {status}" if error.errno is None else str(error.strerror)
+        status = getattr(stream, "status", None)
+        known = _CURL if urlparse(name).scheme in _BY_CURL else {}
+        return known.get(status, f"exit status {status}")
     return None if path.stat().st_size else "it is empty"
 
 
