@@ -1,5 +1,7 @@
 """Tars that the webdataset library opens: its names, a real web server, real pipes, and what is wrong with them."""
 
+import builtins
+import errno
 import gzip
 import io
 import json
@@ -186,6 +188,20 @@ def test_a_server_that_refuses_twice_is_asked_again(
     assert "x-train-01.tar cannot be fetched (the server refuses it)" in refusal(
         config(f"{server.url}/x-train-01.tar", val=str(tars / "x-val.tar.gz"))
     )
+
+
+def test_a_full_disk_is_said_and_not_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = open
+
+    def full(path: Any, *arguments: Any, **options: Any) -> Any:
+        if Path(str(path)).name == "raw" and "w" in str(arguments):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", full)
+    said = refusal(config(f"{server.url}/x-train-00.tar"))
+    assert "cannot be kept in" in said and "(No space left on device): use --home with a folder that has room" in said
+    assert server.asked["x-train-00.tar"] <= 1
 
 
 def test_all_fields_come_along(tmp_path: Path) -> None:
