@@ -196,7 +196,7 @@ def _check(config: DataConfig) -> None:
 
 
 def _expand(spec: str) -> list[str]:
-    """The names of single tars. Raises UserError for unbalanced braces, unknown variables, and standard input."""
+    """The names of single tars. UserError for unbalanced braces, unknown variables and kinds, standard input."""
     from webdataset.shardlists import expand_urls
 
     try:
@@ -207,7 +207,22 @@ def _expand(spec: str) -> list[str]:
     for name in names:
         if name in ("", "-"):
             raise UserError(f"{spec!r}: {name!r} is no tar; {_WANTED} would be right")
+        _check_scheme(name)
     return names
+
+
+def _check_scheme(name: str) -> None:
+    """Raise UserError for a URL of a kind that webdataset does not open, which no second try would change."""
+    from webdataset.gopen import gopen_schemes, rewrite_url
+
+    scheme = urlparse(rewrite_url(name)).scheme
+    known = sorted({*gopen_schemes, "file"} - {"__default__"})
+    if scheme and scheme not in known:
+        bucket = "; tars of a bucket are used as they are by --set data.source=shards --set data.url=s3://BUCKET/PREFIX"
+        raise UserError(
+            f"{name} cannot be fetched (webdataset opens no {scheme}://, but {', '.join(known)}): name a command that "
+            f"writes it, 'pipe:aws s3 cp {name} -' for example{bucket * (scheme == 's3')}"
+        )
 
 
 def _check_names(names: dict[str, list[str]]) -> None:

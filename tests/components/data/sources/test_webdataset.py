@@ -277,6 +277,7 @@ def _words(tars: Path) -> str:
         ("pipe:true", "pipe:true cannot be fetched (it is empty)"),
         ("pipe:echo no tar", "pipe:echo no tar is truncated after 0 samples: write it again, or leave it out"),
         ("foo://a.tar", "foo://a.tar cannot be fetched"),
+        ("s3://b/a.tar", "'pipe:aws s3 cp s3://b/a.tar -' for example; tars of a bucket are used as they are by --set"),
         ("-", "'-': '-' is no tar"),
         ("a-{{0..", "cannot be expanded"),
         ("${{NO_SUCH}}/a.tar", "missing environment variable WDS_NO_SUCH"),
