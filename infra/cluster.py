@@ -30,6 +30,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or every worker warns about a default that will change
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # so soon Ray Train sees that workers have ended; its own is 2
 }
 # Each of these costs a process, or a part of one, at every start of a training; a private instance has no use for them.
 PRIVATE = {

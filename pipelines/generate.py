@@ -23,10 +23,10 @@ from infra.errors import OutsideError
 from pipelines import terminal
 from pipelines.picture_requests import Wish
 from pipelines.session import Session
-from pipelines.steps.ray_payload import device
 from pipelines.steps.results import Json
 from pipelines.training.picture_strip import grid
 from pipelines.training.task_files import Trained, fetch_task, load_task
+from pipelines.workers.payload import device
 
 BATCH = 32
 GRID = 64  # pictures of noise that the overview shows

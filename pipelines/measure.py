@@ -1,10 +1,9 @@
-"""trained task -> what its pictures are worth: nearness to the truth, distance to real pictures. One Ray task."""
+"""trained task -> what its pictures are worth: nearness to the truth, distance to real pictures. By one worker."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 
 from components.config import Recipe
@@ -34,14 +33,13 @@ from pipelines.prepare import prepare_step
 from pipelines.recipe_checks import check_fields
 from pipelines.session import Session
 from pipelines.steps import scheduling
-from pipelines.steps.ray_payload import Files, on_one_device, own_device, packed, unpacked
-from pipelines.steps.ray_tasks import result_of
 from pipelines.steps.results import Json, StepResult, StepValue
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.training.noise import noise
 from pipelines.training.picture_strip import strip
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import RECIPE_FILE, TASK_FILE, Trained, fetch_task, load_task, recipe_of
+from pipelines.workers.payload import Files, own_device, packed, unpacked
 
 VERSION = 1
 SHOWN = 8  # samples in a picture
@@ -178,8 +176,7 @@ def _measure(
     """Measure where there is a free core or GPU; log the figures, the first pictures and the worst ones."""
     files = packed(folder, (TASK_FILE, RECIPE_FILE))
     data = place_of(prepared, recipe.data.size, str(run.session.folder("cache")))
-    task = on_one_device(_run, run.session)
-    found, pictures = result_of(task.remote(files, data, extractor, classifier, config))
+    found, pictures = run.groups.once(_run, Measuring(files, data, extractor, classifier, config))
     value = Measured.from_json(found)
     run.tracker.log_dict(run.run_id, found, "pictures.json")
     metrics = {f"{config.split}/{title}/{k}": v for title, each in value.values.items() for k, v in each.items()}
@@ -190,18 +187,26 @@ def _measure(
     return value
 
 
-@ray.remote(max_retries=3)
-def _run(
-    files: Files, data: DataPlace, extractor: Files, classifier: Files, asked: MeasureConfig
-) -> tuple[Json, dict[str, UInt8]]:
+@dataclass(frozen=True)
+class Measuring:
+    """What a worker is told that measures pictures."""
+
+    task: Files
+    data: DataPlace
+    extractor: Files  # none: empty
+    classifier: Files  # none: empty
+    asked: MeasureConfig
+
+
+def _run(told: Measuring) -> tuple[Json, dict[str, UInt8]]:
     """Load task, extractor and classifier, measure; returns the score as JSON, and pictures by name."""
-    on = own_device()
-    with unpacked(files) as folder:
+    data, asked, on = told.data, told.asked, own_device()
+    with unpacked(told.task) as folder:
         task = load_task(folder, data.size).task.to(on)
-    by_class = _by_class(classifier, data, on)
+    by_class = _by_class(told.classifier, data, on)
     needs = tuple(dict.fromkeys([*task.needs, "image", "label"])) if by_class else task.needs
     split = Streams.open(data, asked.split, needs)
-    score = measure_pictures(task, split, asked, _with_digest(extractor, asked.layer, on), on, by_class)
+    score = measure_pictures(task, split, asked, _with_digest(told.extractor, asked.layer, on), on, by_class)
     first = np.arange(min(SHOWN, len(split)))
     shown = {"first": first} | ({"worst": np.array(score.worst)} if score.worst else {})
     pictures = {

@@ -28,10 +28,10 @@ from pipelines.data.shard_tasks import build, restore
 from pipelines.data.tar_indexing import RULES, digest_of_tars, index_tars
 from pipelines.session import Session
 from pipelines.steps import scheduling
-from pipelines.steps.ray_tasks import in_parallel
 from pipelines.steps.results import Json, Results, StepResult
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.steps.worker_log import Progress
+from pipelines.workers.ray_tasks import in_parallel
 
 VERSION = 2  # names the file of the index
 LISTING = 2  # takes pictures by their content, and those in linked folders

@@ -3,13 +3,9 @@
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-
-import ray
-import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from components.config import Recipe, Role, deciding, keys_with, shown_keys
 from components.data.labels import check_labels_seen
@@ -18,7 +14,7 @@ from components.errors import Diverged, Stopped, UserError
 from components.tasks.base import get_task, parts_of, resolve_weights
 from infra import ending
 from infra.cluster import connect
-from infra.errors import Interrupted, OutsideError, disk_fault
+from infra.errors import Interrupted, OutsideError
 from infra.tracking import flatten
 from pipelines.data.prepared import Prepared, place_of
 from pipelines.data.raw_data import facts_of
@@ -27,8 +23,6 @@ from pipelines.recipe_checks import check_recipe_on
 from pipelines.recipes import write_recipe
 from pipelines.session import Session
 from pipelines.steps import scheduling
-from pipelines.steps.ray_payload import Files, unpacked
-from pipelines.steps.ray_tasks import result_of
 from pipelines.steps.results import Json, StepResult
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.training.checkpoints import Checkpoints
@@ -38,6 +32,8 @@ from pipelines.training.named_encoders import fetch_named, identified
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import TASK_FILE
 from pipelines.training.worker import initialized, make_task, train_worker
+from pipelines.workers.groups import Lost, Shape
+from pipelines.workers.payload import Files, unpacked
 
 VERSION = 2  # leaves the whole task, not only its encoder
 
@@ -131,7 +127,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
     # A field that is not there is said here: workers are given other tries.
     Streams.open(job.data, "train", parts.needs)
     began = time.perf_counter()
-    with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
+    with _trained(recipe, job, run, last) if last else _untrained(job, run) as folder:
         probes = read_probes(folder, bool(job.label_classes))
         kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
@@ -154,7 +150,7 @@ def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None
 
 @contextmanager
 def _trained(recipe: Recipe, job: TrainingJob, run: StepRun, last: int) -> Iterator[Path]:
-    """The files of the last checkpoint, after Ray Train has run to the end, from the checkpoint of a command before."""
+    """The files of the last checkpoint, after workers trained to the end, from the checkpoint of a command before."""
     checkpoints = Checkpoints(job.checkpoints)
     checkpoints.storage.check_writable()
     with tempfile.TemporaryDirectory() as into:
@@ -174,77 +170,35 @@ def _trained(recipe: Recipe, job: TrainingJob, run: StepRun, last: int) -> Itera
 
 
 def _fit(recipe: Recipe, job: TrainingJob, run: StepRun) -> None:
-    """Run Ray Train; what a worker has to say to the user is raised as it was said."""
-    for left in reversed(range(recipe.training.max_failures + 1)):
-        try:
-            _trainer(recipe, job, run).fit()
-            return
-        except ray.train.ControllerError as error:
-            # A worker that is lost while its group starts is one that Ray Train does not replace.
-            if not _is_loss(error.controller_failure):
-                raise
-            ending.check()
-            if not left:
-                raise _lost(recipe) from error
-        except ray.train.WorkerGroupError as error:
-            # Where one worker ends, the others lose their connection to it: what they say is noise.
-            causes = sorted(error.worker_failures.values(), key=_loudness)
-            if isinstance(causes[0], UserError | OutsideError):
-                raise causes[0] from None
-            if fault := disk_fault(causes[0]):
-                raise OutsideError(fault) from error
-            if _is_loss(causes[0]):
-                raise _lost(recipe) from error
-            raise
+    """Have a group of workers train; what a worker has to say to the user is raised as it was said."""
+    tries = recipe.training.max_failures
+    try:
+        with suppress(Interrupted):  # which is told below, with what is kept
+            run.groups.everywhere(_shape(recipe, run), train_worker, job, tries)
+    except Lost as error:
+        raise OutsideError(
+            f"training lost a worker {tries + 1} times (killed, out of memory, or its machine went away): the same "
+            "command goes on from the last checkpoint"
+        ) from error
 
 
-def _lost(recipe: Recipe) -> OutsideError:
-    return OutsideError(
-        f"training lost a worker {recipe.training.max_failures + 1} times (killed, out of memory, or its machine went "
-        "away): the same command goes on from the last checkpoint"
-    )
-
-
-def _loudness(error: Exception) -> int:
-    said = isinstance(error, UserError | OutsideError) or disk_fault(error) is not None
-    return 0 if said else 1 if _is_loss(error) else 2
-
-
-def _is_loss(error: Exception) -> bool:
-    cause = getattr(error, "health_check_failure", error)
-    return isinstance(cause, ray.exceptions.RayActorError)
-
-
-def _untrained(job: TrainingJob) -> AbstractContextManager[Path]:
-    """The same files where nothing is trained, by a baseline or for no epochs; made in a Ray task: it may need data."""
-    files: Files = result_of(initialized.remote(replace(job, recorder=None, judge=None)))
+def _untrained(job: TrainingJob, run: StepRun) -> AbstractContextManager[Path]:
+    """The same files where nothing is trained, by a baseline or for no epochs; made by a worker: it may need data."""
+    files: Files = run.groups.once(initialized, replace(job, recorder=None, judge=None))
     return unpacked(files)
 
 
-def _trainer(recipe: Recipe, job: TrainingJob, run: StepRun) -> TorchTrainer:
-    """Ray Train around `train_worker`. The same step has the same name and place, and so continues where it was."""
+def _shape(recipe: Recipe, run: StepRun) -> Shape:
+    """The workers of a training; UserError where the cluster has no room for them."""
     training = recipe.training
     resources = connect(run.session.address)
-    gpu = resources.get("GPU", 0.0) > 0
-    for kind, each in {"CPU": training.cpus, **({"GPU": 1} if gpu else {})}.items():
+    shape = Shape(training.workers, training.cpus, 1 if resources.get("GPU") else 0)
+    for kind, needed in shape.needs.items():
         there = resources.get(kind, 0.0)
-        if there < training.workers * each:
+        if there < needed:
+            each = needed // training.workers
             raise UserError(
-                f"training.workers={training.workers} needs {training.workers * each} {kind}s and the cluster has "
-                f"{there:g}: --set training.workers={int(there // each) or 1} or fewer, or a larger cluster"
+                f"training.workers={training.workers} needs {needed} {kind}s and the cluster has {there:g}: "
+                f"--set training.workers={int(there // each) or 1} or fewer, or a larger cluster"
             )
-    return TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=training.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": training.cpus} | ({"GPU": 1} if gpu else {}),
-        ),
-        run_config=ray.train.RunConfig(
-            name=run.folder.name,
-            storage_path=str(run.folder.parent),
-            failure_config=ray.train.FailureConfig(max_failures=training.max_failures),
-        ),
-    )
+    return shape

@@ -1,10 +1,9 @@
-"""encoder -> scores: a benchmark's fixed protocol, run as one Ray task."""
+"""encoder -> scores: a benchmark's fixed protocol, run by one worker."""
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-import ray
 from pydantic import Field
 
 from components.config import DataConfig, ProbeConfig, Recipe
@@ -23,11 +22,10 @@ from pipelines.pretrain import pretrain_step
 from pipelines.recipe_checks import data_name, has_labels
 from pipelines.session import Session
 from pipelines.steps import scheduling
-from pipelines.steps.ray_payload import Files, on_one_device, own_device, packed, unpacked
-from pipelines.steps.ray_tasks import result_of
 from pipelines.steps.results import Json, Results, StepResult, StepValue
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.training.job import Pretrained
+from pipelines.workers.payload import Files, own_device, packed, unpacked
 
 VERSION = 2  # the probe's grid of penalties is widened where its end is best
 ABOUT = (
@@ -160,8 +158,7 @@ def _score(
     data = place_of(prepared, size, str(session.folder("cache")))
     splits = [split for split in prepared.samples if split != unseen]
     check_labels_seen(prepared.unseen, splits)
-    task = on_one_device(_run, session)
-    value = Scored.from_json(result_of(task.remote(files, data, splits, benchmark)))
+    value = Scored.from_json(run.groups.once(_run, Scoring(files, data, splits, benchmark)))
     for split, share in value.protocol.get("unseen", {}).items():
         run.say(f"{share:.1%} of the {split} samples are of classes that training has none of: scored as wrong")
     run.tracker.log_dict(run.run_id, value.to_json(), "score.json")
@@ -170,14 +167,23 @@ def _score(
     return value
 
 
-@ray.remote(max_retries=3)
-def _run(files: Files, data: DataPlace, names: list[str], benchmark: ProbeConfig) -> Json:
+@dataclass(frozen=True)
+class Scoring:
+    """What a worker is told that scores an encoder."""
+
+    encoder: Files
+    data: DataPlace
+    splits: list[str]
+    benchmark: ProbeConfig
+
+
+def _run(told: Scoring) -> Json:
     """Load the encoder, run the benchmark, return the score as JSON."""
     on = own_device()
-    with unpacked(files) as folder:
+    with unpacked(told.encoder) as folder:
         encoder = load_encoder(folder)
-    splits = {name: open_split(data, name, ("image", "label")) for name in names}
-    score = run_benchmark(benchmark, encoder, splits, on)
+    splits = {name: open_split(told.data, name, ("image", "label")) for name in told.splits}
+    score = run_benchmark(told.benchmark, encoder, splits, on)
     return score.model_dump(mode="json")
 
 

@@ -17,7 +17,7 @@ from infra.errors import OutsideError
 from infra.storage import Storage, open_storage
 from pipelines.data.growing import lost, plans_of, read_record
 from pipelines.data.raw_data import open_raw
-from pipelines.steps.ray_tasks import in_parallel
+from pipelines.workers.ray_tasks import in_parallel
 
 
 @ray.remote(num_cpus=1, max_retries=3)

@@ -16,9 +16,9 @@ from components.errors import UserError, first_of
 from infra.cluster import connect, cpus
 from infra.errors import OutsideError
 from infra.storage import Cache, Storage, open_storage
-from pipelines.steps.ray_tasks import in_parallel
 from pipelines.steps.step import StepRun
 from pipelines.steps.worker_log import Progress
+from pipelines.workers.ray_tasks import in_parallel
 
 RULES = 3  # changes with whatever makes another index of the same tars
 NAMED = 5  # tars named in a line

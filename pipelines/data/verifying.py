@@ -15,7 +15,7 @@ from infra.storage import absolute, is_remote, open_storage
 from pipelines import terminal
 from pipelines.data.opening import read_index_at
 from pipelines.session import Session
-from pipelines.steps.ray_tasks import in_parallel
+from pipelines.workers.ray_tasks import in_parallel
 
 SAMPLES = 16  # decoded of each shard
 NAMED = 5  # damaged shards and broken samples named in one line

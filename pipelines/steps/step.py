@@ -18,6 +18,7 @@ from pipelines.steps.results import Json, Output, Results, StepResult, V, finger
 
 if TYPE_CHECKING:
     from pipelines.steps.worker_log import Progress, Recorder
+    from pipelines.workers.groups import Groups
 
 Watcher = Callable[[str, str, "Progress"], None]  # run id, the step's label, how far it is
 
@@ -32,6 +33,8 @@ class Within(Protocol):
 
     @property
     def recorder(self) -> "Recorder": ...
+    @property
+    def groups(self) -> "Groups": ...
     def interrupt(self) -> None: ...
     def on_interrupt(self, stop: Callable[[], None]) -> None: ...
     def perform(
@@ -73,6 +76,11 @@ class StepRun:
     def recorder(self) -> "Recorder":
         """The workflow's recorder, to be handed to workers; connects to Ray."""
         return self.workflow.recorder
+
+    @property
+    def groups(self) -> "Groups":
+        """The workers that stay from step to step; connects to Ray."""
+        return self.workflow.groups
 
     def say(self, line: str) -> None:
         """Tell the user something."""

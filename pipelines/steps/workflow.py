@@ -31,6 +31,7 @@ from pipelines.steps.step import Step, StepRun, Watcher
 
 if TYPE_CHECKING:
     from pipelines.steps.worker_log import Recorder
+    from pipelines.workers.groups import Groups
 
 
 # Tags of a run
@@ -65,6 +66,7 @@ class Workflow:
         self._lock: Lock | None = None
         self._mutex = threading.RLock()
         self._recorder: Recorder | None = None
+        self._groups: Groups | None = None
         self._labels: dict[str, str] = {}
         self._closing = threading.Event()
         self._follower: threading.Thread | None = None
@@ -96,6 +98,8 @@ class Workflow:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if self._groups:
+                self._groups.close()
             self._close_recorder()
             tags = {"mlflow.note.content": self._story()}
             if error is not None:
@@ -144,6 +148,17 @@ class Workflow:
                 self._follower = threading.Thread(target=self._follow, args=(self._recorder,), daemon=True)
                 self._follower.start()
             return self._recorder
+
+    @property
+    def groups(self) -> "Groups":
+        """The workers that stay from step to step; they start, with Ray, when there is work for them."""
+        with self._mutex:
+            if self._groups is None:
+                self._connect()
+                from pipelines.workers.groups import Groups
+
+                self._groups = Groups(self.session.folder("cache"), self.session.private)
+            return self._groups
 
     # Steps
 

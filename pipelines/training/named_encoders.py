@@ -14,7 +14,7 @@ from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE
 from components.tasks.base import get_task
 from infra.tracking import Tracker
-from pipelines.steps.ray_payload import Files, packed, unpacked
+from pipelines.workers.payload import Files, packed, unpacked
 
 Named = dict[str, Files]  # {option: the files of the encoder that it names}
 

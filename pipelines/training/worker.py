@@ -1,4 +1,4 @@
-"""What Ray runs of a pretraining: every worker of the training, and the task that makes an encoder without training."""
+"""What workers run of a pretraining: each of a group that trains, or one that makes an encoder without training."""
 
 import json
 import tempfile
@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-import ray
-import ray.train
 import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
@@ -20,12 +18,12 @@ from components.errors import Diverged, Stopped
 from components.networks.encoder import save_encoder
 from components.parallel import World
 from components.tasks.base import Task, build_task, resolve_weights
-from pipelines.steps.ray_payload import Files, packed
 from pipelines.training.hooks import DIVERGED, Probe, WorkerHooks
 from pipelines.training.job import PROBES_FILE, TrainingJob
 from pipelines.training.named_encoders import Named, laid_out
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import save_task
+from pipelines.workers.payload import Files, packed
 
 PICTURES = 8  # samples shown in a picture
 ASK_S = 1.0  # about so often a training asks whether it is to end
@@ -79,9 +77,8 @@ def until_told(
         batches.close()
 
 
-def train_worker(config: dict[str, TrainingJob]) -> None:
-    """What every worker of a training runs, from the first step or from the last checkpoint: config["job"]."""
-    job = config["job"]
+def train_worker(job: TrainingJob) -> None:
+    """What every worker of a training runs, from the first step or from the last checkpoint."""
     recipe = job.recipe
     training, world = recipe.training, World.current()
     device = ray.train.torch.get_device()
@@ -134,7 +131,6 @@ def train_worker(config: dict[str, TrainingJob]) -> None:
         batches.close()
 
 
-@ray.remote(num_cpus=1, max_retries=3)
 def initialized(job: TrainingJob) -> Files:
     """The files of a task that is only initialized, by name, as a checkpoint would hold them."""
     torch.set_num_threads(1)

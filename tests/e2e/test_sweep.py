@@ -194,7 +194,8 @@ def test_four_trials_of_two_workers_on_three_places_of_which_one_is_lost(new_hom
     running.wait_until(lambda: len(ledger(home)[1]) >= 3)
     before = finished(home)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    assert running.wait().last["states"] == {"finished": count}
+    said = running.wait().last
+    assert said["states"] == {"finished": count}, {n: record["why"] for n, record in ledger(home)[1].items()}
     assert before.items() <= finished(home).items()
     assert all(len(runs) == 1 for runs in trainings(home).values())
     undisturbed = [random_point(Space(SPACE), 0, number) for number in range(FIRST, FIRST + count)]

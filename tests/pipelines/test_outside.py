@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import pytest
 
@@ -209,56 +209,6 @@ def test_an_address_that_is_refused_is_not_suggested(capsys: pytest.CaptureFixtu
 
 
 # Faults of other processes
-
-
-def test_a_full_disk_of_a_worker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray.train
-
-    from pipelines import pretrain
-
-    lost = ConnectionError("the other worker is gone")
-    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/runs/ids.jsonl")
-
-    class Trainer:
-        def fit(self) -> NoReturn:
-            raise ray.train.WorkerGroupError("two failed", {0: lost, 1: full})
-
-    monkeypatch.setattr(pretrain, "_trainer", lambda *_: Trainer())
-    recipe = load_recipes(["rotation"], [])[0]
-    with pytest.raises(OutsideError, match=r"^cannot use /runs/ids.jsonl \(No space left on device\): make room"):
-        pretrain._fit(recipe, cast(Any, None), cast(Any, None))  # the run is only handed on to the trainer
-
-
-def test_a_worker_that_is_lost_while_its_group_starts_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray Train replaces a worker that was at work already, and gives up over one that was not."""
-    import ray.train
-    from ray.exceptions import ActorDiedError
-
-    from pipelines import pretrain
-
-    recipe = load_recipes(["rotation"], ["training.max_failures=2"])[0]
-    faults: list[Exception] = []
-    begun: list[int] = []
-
-    class Trainer:
-        def fit(self) -> None:
-            begun.append(len(faults))
-            if faults:
-                raise ray.train.ControllerError(faults.pop())
-
-    monkeypatch.setattr(pretrain, "_trainer", lambda *_: Trainer())
-    faults[:] = [ActorDiedError()] * 2
-    pretrain._fit(recipe, cast(Any, None), cast(Any, None))
-    assert begun == [2, 1, 0]
-
-    faults[:] = [ActorDiedError()] * 3
-    with pytest.raises(OutsideError, match="training lost a worker 3 times"):
-        pretrain._fit(recipe, cast(Any, None), cast(Any, None))
-
-    faults[:] = [ValueError("a fault of the program"), ActorDiedError()]
-    with pytest.raises(ray.train.ControllerError):
-        pretrain._fit(recipe, cast(Any, None), cast(Any, None))
-    assert not faults
 
 
 def test_a_full_disk_of_a_remote_task_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,8 +23,8 @@ from pipelines.data.opening import open_split, read_index_file
 from pipelines.data.prepared import DataPlace, Prepared, place_of
 from pipelines.data.verifying import verify
 from pipelines.session import Session
-from pipelines.steps.ray_tasks import in_parallel
 from pipelines.steps.results import StepResult
+from pipelines.workers.ray_tasks import in_parallel
 from tests.components.data.test_growth import fill, grow, numbers_in, once, sums
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray")]

@@ -1,0 +1,294 @@
+"""Groups of workers that stay: what a command has to do is handed to processes that are already there.
+
+A group is one run of Ray Train, which starts its workers, places them, watches them, and starts them anew where one is
+lost. It lasts as long as there is work of its shape: see docs/decisions/0021.
+"""
+
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from components.errors import UserError
+from infra import ending
+from infra.cluster import resources
+from infra.errors import Interrupted, OutsideError, disk_fault
+from pipelines.workers.loop import work_through
+from pipelines.workers.ray_tasks import result_of
+from pipelines.workers.work_queue import Work, WorkQueue, loss_in
+
+IDLE_S = 10.0  # then a group gives its places back: another job may wait for them
+POLL_S = 0.5
+CLOSE_S = 5.0  # for workers without work to end
+CALL_RETRIES = 3  # of what a single worker does
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Workers of a group, and what each of them has."""
+
+    workers: int
+    cpus: int  # of each worker
+    gpus: int  # of each worker
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """What the group keeps from others."""
+        return {"CPU": self.workers * self.cpus, "GPU": self.workers * self.gpus}
+
+
+class Lost(OutsideError):
+    """A worker was lost once more than is tried again."""
+
+
+class _Told(ray.train.UserCallback):
+    """Tells the queue what went wrong, from Ray Train's own process."""
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self.queue = queue
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Some workers, or all of them, raised an exception or are gone."""
+        self.queue.failed(worker_exceptions)
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train without what a group of workers has no use for, of which each costs a process.
+
+    What removes the workers' places where Ray Train's controller dies asks the dashboard; a private instance has none,
+    and ends as a whole. Until the dashboard has not answered, a run does not end either: 12 s.
+    """
+
+    def __init__(self, private: bool, **settings: Any) -> None:
+        self._unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if private else set())
+        super().__init__(**settings)
+
+    def _create_default_callbacks(self) -> list[Any]:
+        made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # typed as an older trainer
+        return [each for each in made if type(each).__name__ not in self._unused]
+
+
+class Group:
+    """Workers of one shape, and their queue."""
+
+    def __init__(self, shape: Shape, folder: Path, private: bool) -> None:
+        """``folder``: where Ray Train may write; ``private``: whether Ray is this command's own, to which it must be
+        connected."""
+        self.shape, self.folder, self.private = shape, folder, private
+        self.name = f"workers-{uuid.uuid4().hex[:12]}"
+        self.queue = WorkQueue.open()
+        self.idle_since = 0.0
+        self._over = threading.Event()
+        self._error: Exception | None = None
+        self._start()
+
+    def perform(self, work: Work) -> Any:
+        """Have work done; returns the result of the first worker.
+
+        Raises the error of the loudest worker: what it has to say to the user, then a fault of its own. Lost where a
+        worker is gone once more than is tried again; Interrupted, when the end of the command has begun, where nobody
+        had begun with it, or where it can be broken off, as all that is not done everywhere.
+        """
+        ending.check()
+        place, tries = self.queue.put(work), work.retries
+        while (outcome := self.queue.outcome(place, POLL_S)) is None:
+            if self._over.is_set():
+                self._error_of_start(tries)
+                tries -= 1
+                self._start()
+            if ending.begun():
+                if not work.everywhere:
+                    raise Interrupted
+                self.queue.withdraw(place)
+        if outcome.withdrawn:
+            raise Interrupted
+        if outcome.errors:
+            raise _loudest(outcome.errors)
+        return outcome.value
+
+    @property
+    def lasts(self) -> bool:
+        """Whether Ray Train still cares for the workers."""
+        return not self._over.is_set()
+
+    def close(self) -> None:
+        """Let the workers end. They may need a moment: see `join`."""
+        with suppress(ray.exceptions.RayError):
+            self.queue.close()
+
+    def join(self) -> None:
+        """Wait until the places are free again, for a while."""
+        self._over.wait(CLOSE_S)
+
+    def _start(self) -> None:
+        self._over.clear()
+        threading.Thread(target=self._run, name=self.name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._trainer().fit()
+        except Exception as error:
+            self._error = error
+        finally:
+            shutil.rmtree(self.folder / self.name, ignore_errors=True)  # empty but for a mark of Ray Train's
+            self._over.set()
+
+    def _trainer(self) -> TorchTrainer:
+        shape = self.shape
+        return _Trainer(
+            self.private,
+            train_loop_per_worker=work_through,
+            train_loop_config={"queue": self.queue},
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=shape.workers,
+                use_gpu=shape.gpus > 0,
+                resources_per_worker={"CPU": shape.cpus} | ({"GPU": shape.gpus} if shape.gpus else {}),
+            ),
+            run_config=ray.train.RunConfig(
+                name=self.name,
+                storage_path=str(self.folder),
+                failure_config=ray.train.FailureConfig(max_failures=-1),  # the queue counts them, by work
+                callbacks=[_Told(self.queue)],  # type: ignore[list-item]  # Ray's hint names another class
+            ),
+        )
+
+    def _error_of_start(self, tries: int) -> None:
+        """Raise why Ray Train has given up; return where a worker was lost while its group started, which Ray Train
+        does not mend, and there are ``tries`` left."""
+        error, self._error = self._error, None
+        cause = getattr(error, "controller_failure", error)
+        if error is None or not _is_loss(cause):
+            raise error or OutsideError("the workers ended before their work: the same command goes on")
+        ending.check()
+        if not tries:
+            raise Lost(str(cause)) from error
+
+
+def _loudest(errors: tuple[Exception, ...]) -> Exception:
+    """Where one worker ends, the others lose their connection to it: what they say is noise."""
+    cause = min(errors, key=_loudness)
+    if fault := disk_fault(cause):
+        return OutsideError(fault)
+    return Lost(str(cause)) if _is_loss(cause) else cause
+
+
+def _loudness(error: Exception) -> int:
+    said = isinstance(error, UserError | OutsideError) or disk_fault(error) is not None
+    return 0 if said else 1 if _is_loss(error) else 2
+
+
+def _is_loss(error: Exception | None) -> bool:
+    return error is not None and isinstance(loss_in(error), ray.exceptions.RayActorError)
+
+
+class Groups:
+    """The groups of one command. Methods may be called from several threads."""
+
+    def __init__(self, folder: Path, private: bool) -> None:
+        """As of `Group`."""
+        self.folder, self.private = folder, private
+        self._idle: list[Group] = []
+        self._busy = 0
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="idle-workers", daemon=True).start()
+
+    def everywhere(self, shape: Shape, function: Callable[[Any], None], argument: Any, retries: int) -> None:
+        """Call a function on every worker of a group of that shape. Raises as `Group.perform` does."""
+        with self._using(self._take(shape) or self._make(shape)) as group:
+            group.perform(Work(function, argument, True, retries))
+
+    def once(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        """The result of a function that one process calls, on one core, and with a GPU where there are any: of a group
+        that has nothing to do, else of one that Ray starts. Raises as `Group.perform` does."""
+        gpus = 1 if resources().get("GPU") else 0
+        while True:
+            if group := self._take():
+                with self._using(group):
+                    return group.perform(Work(function, argument, False, CALL_RETRIES))
+            if not self._busy or all(_free(kind) >= count for kind, count in (("CPU", 1), ("GPU", gpus))):
+                return result_of(_call.options(num_gpus=gpus).remote(function, argument))
+            ending.check()
+            with self._changed:
+                self._changed.wait(POLL_S)
+
+    def close(self) -> None:
+        """End all workers that have nothing to do."""
+        self._closed.set()
+        self._dismiss(self._idle)
+
+    @contextmanager
+    def _using(self, group: Group) -> Iterator[Group]:
+        """Work with a group, which afterwards waits for other work. It was started anew where a worker failed."""
+        stays = False
+        try:
+            yield group
+            stays = True
+        except Exception:
+            stays = group.lasts
+            raise
+        finally:
+            with self._changed:
+                self._busy -= 1
+                group.idle_since = time.monotonic()
+                self._idle += [group] * stays
+                self._changed.notify_all()
+            if not stays:
+                group.close()
+
+    def _take(self, shape: Shape | None = None) -> Group | None:
+        """A group that has nothing to do, of that shape (None: of any)."""
+        with self._changed:
+            fitting = [group for group in self._idle if shape in (None, group.shape)]
+            if not fitting:
+                return None
+            self._idle.remove(fitting[-1])
+            self._busy += 1
+            return fitting[-1]
+
+    def _make(self, shape: Shape) -> Group:
+        """A new group, for which others that have nothing to do make room."""
+        if any(_free(kind) < count for kind, count in shape.needs.items()):
+            self._dismiss(self._idle)
+        group = Group(shape, self.folder, self.private)
+        with self._changed:
+            self._busy += 1
+        return group
+
+    def _dismiss(self, groups: list[Group]) -> None:
+        """End groups that have nothing to do."""
+        with self._changed:
+            leaving = [group for group in groups if group in self._idle]
+            self._idle = [group for group in self._idle if group not in leaving]
+        for group in leaving:
+            group.close()
+        for group in leaving:
+            group.join()
+
+    def _watch(self) -> None:
+        """Dismiss who has had nothing to do for long."""
+        while not self._closed.wait(POLL_S):
+            now = time.monotonic()
+            with self._changed:
+                long = [group for group in self._idle if now - group.idle_since > IDLE_S]
+            self._dismiss(long)
+
+
+def _free(kind: str) -> float:
+    found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray's own
+    return found.get(kind, 0.0)
+
+
+@ray.remote(num_cpus=1, max_retries=CALL_RETRIES)
+def _call(function: Callable[[Any], Any], argument: Any) -> Any:
+    return function(argument)
