@@ -21,7 +21,7 @@ from components.pictures.tiles import check_shape, in_tiles
 from components.tasks.base import Batch, Tensors, check_pictures
 from infra.errors import OutsideError
 from pipelines import terminal
-from pipelines.picture_requests import Wish
+from pipelines.picture_requests import PictureRequest
 from pipelines.session import Session
 from pipelines.steps.results import Json
 from pipelines.training.picture_strip import grid
@@ -34,24 +34,24 @@ GRID_FILE = "grid.png"
 NAMED = 20  # skipped images that the result names
 
 
-def generate(uri: str, wish: Wish, session: Session) -> Json:
+def generate(uri: str, wanted: PictureRequest, session: Session) -> Json:
     """Make the pictures; returns how many were ``made``, which images were ``skipped`` and why, and the ``folder``.
 
     Raises UserError for a task that makes no pictures or others than those asked for, for files that are there
     already, and where not one image could be read.
     """
-    maker = Maker(load_task(fetch_task(uri, session), wish.side), wish)
-    if wish.images is None:
-        return _of_noise(maker, wish, session)
-    return _of_images(maker, wish, session)
+    maker = Maker(load_task(fetch_task(uri, session), wanted.side), wanted)
+    if wanted.images is None:
+        return _of_noise(maker, wanted, session)
+    return _of_images(maker, wanted, session)
 
 
 class Maker:
     """A trained task that makes the pictures called ``title``."""
 
-    def __init__(self, trained: Trained, wish: Wish) -> None:
+    def __init__(self, trained: Trained, wanted: PictureRequest) -> None:
         """Raises UserError where the task cannot do what is wished."""
-        self.trained, self.wish, self.side, self.device = trained, wish, trained.side, device()
+        self.trained, self.wanted, self.side, self.device = trained, wanted, trained.side, device()
         check_pictures(type(trained.task))
         self.task = trained.task.to(self.device)
         self.labels = self._labels()
@@ -70,11 +70,11 @@ class Maker:
         batch: Batch = {field: squares_B3SS for field in self.task.needs if field not in ("label", "mask")}
         if self.labels:
             batch["label"] = torch.tensor([self.label(number) for number in numbers])
-        return make_pictures(self.task, batch, torch.tensor(numbers), self.wish.seed, self.device)
+        return make_pictures(self.task, batch, torch.tensor(numbers), self.wanted.seed, self.device)
 
     def _labels(self) -> list[int]:
         """The classes that pictures are made of, in turn."""
-        asked, classes, name = self.wish.label, self.trained.classes, self.task.name
+        asked, classes, name = self.wanted.label, self.trained.classes, self.task.name
         if "mask" in self.task.needs:
             raise UserError(f"task {name!r} makes pictures of maps of labels, and `genoise generate` reads pictures")
         if "label" not in self.task.needs:
@@ -87,98 +87,98 @@ class Maker:
 
     def _title(self, titles: Sequence[str]) -> str:
         """Which of the task's pictures are kept."""
-        name, from_noise = self.task.name, self.wish.images is None
-        if self.wish.title is not None and self.wish.title not in titles:
-            raise unknown("picture", self.wish.title, titles, owner=f"task {name!r}")
+        name, from_noise = self.task.name, self.wanted.images is None
+        if self.wanted.title is not None and self.wanted.title not in titles:
+            raise unknown("picture", self.wanted.title, titles, owner=f"task {name!r}")
         noise = "generated" if "generated" in titles else None if "input" in titles else "prediction"
         if from_noise and noise is None:
             raise UserError(f"task {name!r} makes pictures of pictures: give --images FOLDER")
         if not from_noise and "input" not in titles:
             raise UserError(f"task {name!r} makes pictures of noise: leave out --images, and say --count")
-        return self.wish.title or (noise if from_noise and noise else "prediction")
+        return self.wanted.title or (noise if from_noise and noise else "prediction")
 
 
-def plan(uri: str, wish: Wish, session: Session) -> Json:
+def plan(uri: str, wanted: PictureRequest, session: Session) -> Json:
     """What `generate` would make; raises as it does, before anything is written."""
-    maker = Maker(load_task(fetch_task(uri, session), wish.side), wish)
-    names = [name for _, name in _names(wish)] if wish.images else _noise_names(maker, wish)
-    _check_new(wish, names if wish.images else [*names, GRID_FILE])
+    maker = Maker(load_task(fetch_task(uri, session), wanted.side), wanted)
+    names = [name for _, name in _names(wanted)] if wanted.images else _noise_names(maker, wanted)
+    _check_new(wanted, names if wanted.images else [*names, GRID_FILE])
     return {
         "task": maker.task.name,
         "pictures": len(names),
         "title": maker.title,
         "side": maker.side,
-        "folder": str(wish.to),
+        "folder": str(wanted.to),
     }
 
 
-def _of_images(maker: Maker, wish: Wish, session: Session) -> Json:
+def _of_images(maker: Maker, wanted: PictureRequest, session: Session) -> Json:
     """A picture of every image, under its name."""
-    names = _names(wish)
-    _check_new(wish, [name for _, name in names])
+    names = _names(wanted)
+    _check_new(wanted, [name for _, name in names])
     skipped: list[str] = []
     with terminal.Watch(session.quiet) as watch:
         for number, (path, name) in enumerate(names):
             try:
-                _write(pixels_of(_of_image(maker, wish, read_image(path), number)), wish.to / name)
+                _write(pixels_of(_of_image(maker, wanted, read_image(path), number)), wanted.to / name)
             except BrokenImage as error:
                 skipped.append(f"{printable(path)}: {error}")
             watch.update("generate", "generate", number + 1, len(names), str(path.name))
     if len(skipped) == len(names):
         raise UserError(f"not one image could be read: {skipped[0]}")
-    return _value(maker, wish, len(names) - len(skipped)) | {
+    return _value(maker, wanted, len(names) - len(skipped)) | {
         "skipped": skipped[:NAMED],
         "skipped_count": len(skipped),
-        "passed_over": passed_over([wish.images] if wish.images and wish.images.is_dir() else []).facts(),
+        "passed_over": passed_over([wanted.images] if wanted.images and wanted.images.is_dir() else []).facts(),
     }
 
 
-def _of_image(maker: Maker, wish: Wish, image_3HW: Tensor, number: int) -> Tensor:
+def _of_image(maker: Maker, wanted: PictureRequest, image_3HW: Tensor, number: int) -> Tensor:
     """The picture, uint8 (3, H, W), of an image of any size."""
-    height, width = (wish.enlarge * length for length in image_3HW.shape[1:])
+    height, width = (wanted.enlarge * length for length in image_3HW.shape[1:])
     if height * width > MAX_PIXELS:
         raise BrokenImage(f"enlarged to {width} x {height} it has more than {MAX_PIXELS // 10**6} million pixels")
-    check_shape(height, width, maker.side, wish.overlap, wish.fit == "whole")
-    if wish.enlarge > 1:
+    check_shape(height, width, maker.side, wanted.overlap, wanted.fit == "whole")
+    if wanted.enlarge > 1:
         image_3HW = resized(image_3HW[None].float(), height, width)[0].round().clamp(0, 255).to(torch.uint8)
 
     def make(squares_T3SS: Tensor) -> Tensor:
         return maker(squares_T3SS, [number] * len(squares_T3SS))
 
-    return in_tiles(make, image_3HW, maker.side, wish.overlap, wish.fit == "whole")
+    return in_tiles(make, image_3HW, maker.side, wanted.overlap, wanted.fit == "whole")
 
 
-def _of_noise(maker: Maker, wish: Wish, session: Session) -> Json:
+def _of_noise(maker: Maker, wanted: PictureRequest, session: Session) -> Json:
     """Pictures of noise, and an overview of the first of them, a column per class."""
-    names = _noise_names(maker, wish)
-    _check_new(wish, [*names, GRID_FILE])
+    names = _noise_names(maker, wanted)
+    _check_new(wanted, [*names, GRID_FILE])
     blank_13SS = torch.full((1, 3, maker.side, maker.side), 128, dtype=torch.uint8)
     first: list[Tensor] = []
     with terminal.Watch(session.quiet) as watch:
-        for start in range(0, wish.count, BATCH):
-            numbers = range(start, min(start + BATCH, wish.count))
+        for start in range(0, wanted.count, BATCH):
+            numbers = range(start, min(start + BATCH, wanted.count))
             made = maker(blank_13SS.expand(len(numbers), -1, -1, -1), numbers)
             for number, picture_3HW in zip(numbers, made, strict=True):
-                _write(pixels_of(picture_3HW), wish.to / names[number])
+                _write(pixels_of(picture_3HW), wanted.to / names[number])
             first += made[: max(0, GRID - len(first))]
-            watch.update("generate", "generate", numbers[-1] + 1, wish.count)
-    _write(grid(torch.stack(first), len(maker.labels) if len(maker.labels) > 1 else None), wish.to / GRID_FILE)
-    return _value(maker, wish, wish.count)
+            watch.update("generate", "generate", numbers[-1] + 1, wanted.count)
+    _write(grid(torch.stack(first), len(maker.labels) if len(maker.labels) > 1 else None), wanted.to / GRID_FILE)
+    return _value(maker, wanted, wanted.count)
 
 
-def _value(maker: Maker, wish: Wish, made: int) -> Json:
-    return {"task": maker.task.name, "title": maker.title, "made": made, "folder": str(wish.to)}
+def _value(maker: Maker, wanted: PictureRequest, made: int) -> Json:
+    return {"task": maker.task.name, "title": maker.title, "made": made, "folder": str(wanted.to)}
 
 
-def _noise_names(maker: Maker, wish: Wish) -> list[str]:
-    classes = [maker.label(number) for number in range(wish.count)]
+def _noise_names(maker: Maker, wanted: PictureRequest) -> list[str]:
+    classes = [maker.label(number) for number in range(wanted.count)]
     return [f"{k:06d}.png" if label is None else f"{k:06d}-class{label}.png" for k, label in enumerate(classes)]
 
 
-def _names(wish: Wish) -> list[tuple[Path, str]]:
-    """Every image, and the name of its picture below ``wish.to``: its own, as .png. Where two images would share one,
+def _names(wanted: PictureRequest) -> list[tuple[Path, str]]:
+    """Every image, and the name of its picture below ``wanted.to``: its own, as .png. Where two images would share one,
     the old suffix stays (``a.jpg.png``). Raises UserError where there are no images."""
-    root = wish.images
+    root = wanted.images
     assert root is not None
     if not root.exists():
         raise UserError(f"nothing at {root}: give --images a folder of images, or one")
@@ -192,16 +192,16 @@ def _names(wish: Wish) -> list[tuple[Path, str]]:
     return [(root / path, name) for path, name in zip(paths, plain, strict=True)]
 
 
-def _check_new(wish: Wish, names: Sequence[str]) -> None:
+def _check_new(wanted: PictureRequest, names: Sequence[str]) -> None:
     """Raise UserError where something would be lost, or nothing can be written."""
-    if wish.to.exists() and not wish.to.is_dir():
-        raise UserError(f"--to {wish.to} is a file: give a folder")
-    if wish.images and wish.images.is_dir() and wish.images.resolve() == wish.to.resolve():
-        raise UserError(f"--to {wish.to} is the folder of the images: give another one")
-    there = [name for name in names if (wish.to / name).exists()]
-    if there and not wish.overwrite:
+    if wanted.to.exists() and not wanted.to.is_dir():
+        raise UserError(f"--to {wanted.to} is a file: give a folder")
+    if wanted.images and wanted.images.is_dir() and wanted.images.resolve() == wanted.to.resolve():
+        raise UserError(f"--to {wanted.to} is the folder of the images: give another one")
+    there = [name for name in names if (wanted.to / name).exists()]
+    if there and not wanted.overwrite:
         raise UserError(
-            f"{len(there)} of {len(names)} pictures are in {wish.to} already ({there[0]}): "
+            f"{len(there)} of {len(names)} pictures are in {wanted.to} already ({there[0]}): "
             "give another --to, or --overwrite"
         )
 

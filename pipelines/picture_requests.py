@@ -11,7 +11,7 @@ from components.config import Config
 from components.pictures.measure import MeasureConfig
 
 
-class Wish(Config):
+class PictureRequest(Config):
     """Which pictures are to be made, of what, and where to."""
 
     to: Path

@@ -26,10 +26,10 @@ from pipelines.steps import scheduling
 from pipelines.steps.results import Json, StepResult
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.steps.workflow import Workflow
-from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, own_node, side_by_side
+from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, side_by_side
 from pipelines.sweeps.config import Sweep, probe_steps, unscaled_note
 from pipelines.sweeps.objectives import UNIVERSAL
-from pipelines.sweeps.probe_exchange import Desk
+from pipelines.sweeps.probe_exchange import ProbeExchange
 from pipelines.sweeps.ray_tune import scheduler, tune_trials
 from pipelines.sweeps.records import PUBLISHED, Ledger, best, pareto_front
 from pipelines.sweeps.report import Outcome, write_report
@@ -214,17 +214,17 @@ def _search(
     run.tracker.set_tags(run.run_id, {SWEEP: wanted.name, SPACE: space})
     if note := unscaled_note(wanted.recipes, wanted.space):
         run.say(f"note: {note}")
-    desk = Desk.open()
+    exchange = ProbeExchange.open()
     try:
-        trials = Trials(run, wanted.recipes, wanted.objectives, desk, prepared, _yardsticks(wanted, ends))
-        search = Search(wanted, run, trials, Ledger(run.folder / "trials.jsonl"), desk, cost, places)
+        trials = Trials(run, wanted.recipes, wanted.objectives, exchange, prepared, _yardsticks(wanted, ends))
+        search = Search(wanted, run, trials, Ledger(run.folder / "trials.jsonl"), exchange, cost, places)
         run.workflow.on_interrupt(search.stop_all)  # and no more are started
         ends_of_probes = probe_steps(wanted.recipes[0], trials.samples)
         if wanted.scheduler == "pbt" and len(ends_of_probes) < 2:
             raise _too_few_probes()
-        tune_trials(search, desk, scheduler(wanted.scheduler, ends_of_probes), run.folder, own_node())
+        tune_trials(search, exchange, scheduler(wanted.scheduler, ends_of_probes), run.folder)
     finally:
-        desk.close()
+        exchange.close()
     records = search.ledger.ended()
     if error := failed_all(records):
         raise error

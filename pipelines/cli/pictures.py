@@ -110,7 +110,7 @@ def generate(
       genoise generate --run runs:/0123abcd --images ~/photos --to ./translated --fit tiles --overlap 0.5
       genoise generate --run runs:/0123abcd --count 100 --seed 1 --label 3 --to ./threes
     """
-    from pipelines.picture_requests import Wish
+    from pipelines.picture_requests import PictureRequest
 
     asked = {
         "to": to,
@@ -125,12 +125,12 @@ def generate(
         "enlarge": enlarge,
         "overwrite": overwrite,
     }
-    wish = Wish.parse(asked, "--")
+    wanted = PictureRequest.parse(asked, "--")
     from pipelines import generate as pipeline
     from pipelines import terminal
 
     session = Session(home, tracking_uri, None, dry_run, quiet)
-    made = (pipeline.plan if dry_run else pipeline.generate)(run, wish, session)
+    made = (pipeline.plan if dry_run else pipeline.generate)(run, wanted, session)
     terminal.show_facts(made, "would make" if dry_run else "made")
     if json_:
         terminal.last_line(made)

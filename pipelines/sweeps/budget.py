@@ -109,16 +109,6 @@ def side_by_side(nodes: Iterable[Mapping[str, float]], workers: int, cpus: int) 
     return places // workers
 
 
-def own_node() -> str:
-    """The resource by which Ray calls the node on which this process runs."""
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    found = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
-    resources = next(node["Resources"] for node in found if node["NodeID"] == here)
-    return str(next(name for name in resources if name.startswith("node:") and not name.startswith("node:__")))
-
-
 def nodes_of_cluster() -> list[dict[str, Any]]:
     """The resources of every living node of the cluster that this process is connected to."""
     import ray

@@ -7,6 +7,7 @@ stopped. Nothing here needs torch: Tune starts a process per trial that is under
 """
 
 import asyncio
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class _Trial:
         self.changed = asyncio.Condition()
 
 
-class _Counter:
+class _Exchange:
     """The actor. Its methods wait without keeping each other from running."""
 
     def __init__(self) -> None:
@@ -79,16 +80,16 @@ class _Counter:
 
 
 @dataclass(frozen=True)
-class Desk:
+class ProbeExchange:
     """The handle of the actor; may be sent anywhere."""
 
     actor: Any
 
     @classmethod
-    def open(cls) -> "Desk":
+    def open(cls) -> "ProbeExchange":
         """Start the actor beside this process. Ray must be connected."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(_Counter)
+        actor: Any = ray.remote(_Exchange)
         return cls(actor.options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote())
 
     def close(self) -> None:
@@ -113,6 +114,10 @@ class Desk:
         """Have a trial's training stopped at its next probe, or at the one that waits."""
         self._ask("stop", number)
 
+    def release(self, number: int) -> None:
+        """Nobody decides on a trial any more: its training goes on to the end."""
+        self._ask("go_on", number, sys.maxsize)
+
     def follow(self, number: int) -> None:
         """The body of a trial in Ray Tune: report what happens until it ends, or until Tune ends this."""
         place = 0
@@ -130,14 +135,14 @@ class Desk:
         try:
             return ray.get(getattr(self.actor, method).remote(*arguments))
         except ray.exceptions.RayError as error:
-            raise OutsideError(f"the sweep's desk does not answer ({type(error).__name__})") from error
+            raise OutsideError(f"the sweep's exchange of probes does not answer ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True)
 class TrialJudge:
     """What the workers of one trial ask after each probe."""
 
-    desk: Desk | None  # None: nobody but the two below has a say
+    exchange: ProbeExchange | None  # None: nobody but the two below has a say
     number: int
     floor: float  # a probe that is not above it has collapsed
     until: int | None  # the step at which the trial stops in any case
@@ -146,4 +151,4 @@ class TrialJudge:
         """Whether the training goes on."""
         if score <= self.floor:
             return False
-        return (self.desk is None or self.desk.judge(self.number, step, score)) and step != self.until
+        return (self.exchange is None or self.exchange.judge(self.number, step, score)) and step != self.until

@@ -6,11 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipelines.sweeps.probe_exchange import PROBE, STEP, Desk
+from pipelines.sweeps.probe_exchange import PROBE, STEP, ProbeExchange
 from pipelines.sweeps.search import Search
 
 # Read by Tune: no tables on stdout, no files for viewers that nobody here uses.
@@ -42,8 +43,12 @@ class Proposals(Searcher):
         return {"number": proposal.number}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial has ended, or Tune stops it."""
-        self._search.stop(self._live.pop(trial_id))
+        """A trial has ended, or Tune stops it; or Tune has lost, for good, what reports its probes."""
+        number = self._live.pop(trial_id)
+        if error:
+            self._search.release(number)
+        else:
+            self._search.stop(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save."""
@@ -68,22 +73,21 @@ def scheduler(name: str, ends: list[int]) -> TrialScheduler:
     )
 
 
-def tune_trials(search: Search, desk: Desk, scheduled: TrialScheduler, folder: Path, node: str) -> None:
+def tune_trials(search: Search, exchange: ProbeExchange, scheduled: TrialScheduler, folder: Path) -> None:
     """Run the trials of ``search`` under Ray Tune; raises what went wrong beyond a single trial.
 
-    ``folder``: for what Tune writes, removed afterwards. ``node``: resource that the driver's node has; Tune's part of
-    a trial runs there and needs no core, so that no trial waits for the workers of another.
+    ``folder``: for what Tune writes, removed afterwards.
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
 
     def trial(config: dict[str, Any]) -> None:
-        desk.follow(config["number"])
+        exchange.follow(config["number"])
 
     try:
         tune.Tuner(
-            tune.with_resources(trial, tune.PlacementGroupFactory([{node: 0.001}])),
+            tune.with_resources(trial, _beside_command()),
             tune_config=tune.TuneConfig(
                 search_alg=Proposals(search), scheduler=scheduled, num_samples=-1, reuse_actors=True
             ),
@@ -94,9 +98,23 @@ def tune_trials(search: Search, desk: Desk, scheduled: TrialScheduler, folder: P
                 failure_config=tune.FailureConfig(max_failures=TRIES),
             ),
         ).fit()
+        search.join()  # of a trial that Tune has lost, the training may still be under way
     finally:
         search.stop_all()
         try:
             search.join()
         finally:
             shutil.rmtree(folder / "tune", ignore_errors=True)
+
+
+def _beside_command() -> tune.PlacementGroupFactory:
+    """Where Tune's part of a trial runs: on the node of this process, without which there is no sweep.
+
+    It needs no core, so that no trial waits for the workers of another.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    resources = next(node["Resources"] for node in nodes if node["NodeID"] == here)
+    own = next(name for name in resources if name.startswith("node:") and not name.startswith("node:__"))
+    # Nodes that share an address, as in tests, have this resource in common.
+    return tune.PlacementGroupFactory([{own: 0.001}], bundle_label_selector=[{"ray.io/node-id": here}])

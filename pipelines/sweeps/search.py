@@ -13,7 +13,7 @@ from pipelines.steps.worker_log import Progress
 from pipelines.steps.workflow import KIND
 from pipelines.sweeps.budget import Cost
 from pipelines.sweeps.config import Sweep, probe_steps, terms_of
-from pipelines.sweeps.probe_exchange import Desk
+from pipelines.sweeps.probe_exchange import ProbeExchange
 from pipelines.sweeps.proposals import FIRST, grid_points, population, random_point, references, tpe_point
 from pipelines.sweeps.records import Ledger, Proposal, Record, best
 from pipelines.sweeps.space import Point
@@ -28,10 +28,17 @@ class Search:
     """Proposes trials and runs them. A trial that ended in an earlier command is told again, and not run again."""
 
     def __init__(
-        self, sweep: Sweep, run: StepRun, trials: Trials, ledger: Ledger, desk: Desk, cost: Cost, side_by_side: int
+        self,
+        sweep: Sweep,
+        run: StepRun,
+        trials: Trials,
+        ledger: Ledger,
+        exchange: ProbeExchange,
+        cost: Cost,
+        side_by_side: int,
     ) -> None:
         """``cost``: what a trial is expected to need; ``side_by_side``: how many trainings fit onto the cluster."""
-        self.sweep, self.step_run, self.trials, self.ledger, self.desk = sweep, run, trials, ledger, desk
+        self.sweep, self.step_run, self.trials, self.ledger, self.exchange = sweep, run, trials, ledger, exchange
         self.cost = cost
         self.error: BaseException | None = None
         self.side_by_side = side_by_side
@@ -134,7 +141,12 @@ class Search:
     def stop(self, number: int) -> None:
         """Have a trial stop after its next probe, where it has not ended."""
         if number not in self.ledger.records:
-            self.desk.stop(number)
+            self.exchange.stop(number)
+
+    def release(self, number: int) -> None:
+        """Nobody decides any more whether a trial goes on: it does."""
+        if number not in self.ledger.records:
+            self.exchange.release(number)
 
     def stop_all(self) -> None:
         """Have all trials stop that have not ended: nobody decides any more whether they go on."""
@@ -170,7 +182,7 @@ class Search:
                 self._ended(record)
             elif proposal.searched:
                 for step, score in record.probes[:-1]:
-                    self.desk.tell(number, step, score)
+                    self.exchange.tell(number, step, score)
             step, score = record.probes[-1] if record.probes and proposal.searched else (0, 0.0)
         except BaseException as error:
             with self._mutex:
@@ -179,7 +191,7 @@ class Search:
             self._cut_off(number)
         finally:
             with suppress(Exception):  # Ray may be gone
-                self.desk.end(number, step, score)
+                self.exchange.end(number, step, score)
 
     def _cut_off(self, number: int) -> None:
         """Mark the run of a trial that has no record, and that the same command continues."""

@@ -25,7 +25,7 @@ from pipelines.steps.results import Results, StepResult, V
 from pipelines.steps.step import Step, StepRun, Within, in_order
 from pipelines.sweeps.config import terms_of
 from pipelines.sweeps.objectives import COST, PICTURES, UNIVERSAL, Objective
-from pipelines.sweeps.probe_exchange import Desk, TrialJudge
+from pipelines.sweeps.probe_exchange import ProbeExchange, TrialJudge
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Probe, Proposal, Record, State
 from pipelines.sweeps.space import Point, apply
 from pipelines.table import beside
@@ -125,12 +125,12 @@ class Trials:
         run: StepRun,
         bases: Sequence[Recipe],
         objectives: Sequence[Objective],
-        desk: Desk,
+        exchange: ProbeExchange,
         prepared: Prepared,
         yardsticks: Yardsticks | None,
     ) -> None:
         """``yardsticks``: of a universal sweep, whose trials train every one of the ``bases``."""
-        self.step_run, self.bases, self.objectives, self.desk = run, bases, objectives, desk
+        self.step_run, self.bases, self.objectives, self.exchange = run, bases, objectives, exchange
         self.yardsticks = yardsticks
         self.floor = collapse_floor(prepared.label_classes)
         self.samples = prepared.samples["train"]
@@ -158,8 +158,8 @@ class Trials:
         ``paid``: the trainings that the record counts; this one is added. Those of a yardstick are one and the same.
         """
         proposal, training = record.proposal, recipe.training
-        desk = None if self.yardsticks or not proposal.searched else self.desk
-        judge = TrialJudge(desk, proposal.number, self.floor, proposal.until)
+        exchange = None if self.yardsticks or not proposal.searched else self.exchange
+        judge = TrialJudge(exchange, proposal.number, self.floor, proposal.until)
         step = pretrain_step(recipe, judge)
         for known, score in self.probes(recipe):
             if not judge(known, score):

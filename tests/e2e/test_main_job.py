@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.e2e.jobs import MAIN_JOB, Home
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
+MakeHome = Callable[..., Home]
 ROWS = {"random", "rescaled", "context_encoder", "supervised"}
 
 
@@ -65,6 +67,18 @@ def test_training_is_recorded(main_job: tuple[Home, str]) -> None:
     pictures = [file.path for file in home.client().list_artifacts(run.info.run_id, "images")]
     assert {int(found[1]) for path in pictures if (found := re.search(r"step\W(\d+)", path))} >= {8, 16}
     assert "task: context_encoder" in open_tracker(home.folder).read_text(run.info.run_id, "recipe.yaml")
+
+
+def test_workers_that_trained_before_leave_the_same_weights_as_fresh_ones(
+    main_job: tuple[Home, str], new_home: MakeHome
+) -> None:
+    home, _ = main_job
+    trainings = [run for run in steps(home, "pretrain").values() if "images_per_second" in run.data.metrics]
+    last = max(trainings, key=lambda run: run.info.start_time)
+    assert len(trainings) == 2
+    fresh, recipe = new_home(), last.info.run_name.removeprefix("pretrain ").split(",")[0]
+    run_id = fresh.run("pretrain", recipe, "--json", "--quiet", *MAIN_JOB[3:]).last["run_id"]
+    assert fresh.encoder_file(run_id) == home.encoder_file(last.info.run_id)
 
 
 def test_the_encoder_is_a_model_with_its_scores(main_job: tuple[Home, str]) -> None:

@@ -258,8 +258,14 @@ def test_commands_hand_over_what_was_typed(genoise: Command, pipeline: SimpleNam
     assert (wanted.overrides, wanted.classifier) == (["data.root=x"], "c")
 
     assert genoise("generate", "--run", "r", "--to", "o", "--images", "i", "--fit", "tiles", "--dry-run")[0] == 0
-    trained, wish, session = pipeline.calls.pop()
-    assert (trained, wish.to, wish.images, wish.fit, session.dry_run) == ("r", Path("o"), Path("i"), "tiles", True)
+    trained, wanted, session = pipeline.calls.pop()
+    assert (trained, wanted.to, wanted.images, wanted.fit, session.dry_run) == (
+        "r",
+        Path("o"),
+        Path("i"),
+        "tiles",
+        True,
+    )
 
     assert genoise("table", "rotation", "autoencoder", "--seeds", "3")[0] == 0
     rows, seeds, _ = pipeline.calls.pop()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from components.errors import UserError
 from pipelines.generate import generate, plan
-from pipelines.picture_requests import Wish
+from pipelines.picture_requests import PictureRequest
 from pipelines.session import Session
 from pipelines.training.task_files import FORMAT, TASK_FILE
 from tests.pipelines.trained import CLASSES, trained
@@ -57,12 +57,12 @@ def pictures(folder: Path) -> dict[str, Pixels]:
 
 @pytest.mark.parametrize("fit", ["whole", "tiles"])
 def test_every_image_has_a_picture_of_its_size(images: Path, tmp_path: Path, session: Session, fit: str) -> None:
-    wish = Wish.parse({"to": tmp_path / "out", "images": images, "fit": fit})
+    asked_for = PictureRequest.parse({"to": tmp_path / "out", "images": images, "fit": fit})
     task = str(trained(tmp_path / "task", "colorization"))
-    assert plan(task, wish, session)["pictures"] == len(SIZES) + 2
-    assert not wish.to.exists()
-    result = generate(task, wish, session)
-    found = pictures(wish.to)
+    assert plan(task, asked_for, session)["pictures"] == len(SIZES) + 2
+    assert not asked_for.to.exists()
+    result = generate(task, asked_for, session)
+    found = pictures(asked_for.to)
     names = {"sub/tall.png", "tiny.png", "twice.jpg.png", "twice.png.png", "wide.png"}
     assert set(found) == names
     sizes = {**SIZES, "wide.png": SIZES["wide.jpg"], "twice.jpg.png": (20, 20), "twice.png.png": (9, 30)}
@@ -73,37 +73,37 @@ def test_every_image_has_a_picture_of_its_size(images: Path, tmp_path: Path, ses
 
 def test_pictures_are_what_the_task_shows(images: Path, tmp_path: Path, session: Session) -> None:
     """Another title of the same task: an autoencoder's truth is the image itself."""
-    wish = Wish(to=tmp_path / "out", images=images / "sub", title="truth", fit="tiles")
-    generate(str(trained(tmp_path / "task", "autoencoder")), wish, session)
-    assert np.array_equal(pictures(wish.to)["tall.png"], pictures(images / "sub")["tall.png"])
+    asked_for = PictureRequest(to=tmp_path / "out", images=images / "sub", title="truth", fit="tiles")
+    generate(str(trained(tmp_path / "task", "autoencoder")), asked_for, session)
+    assert np.array_equal(pictures(asked_for.to)["tall.png"], pictures(images / "sub")["tall.png"])
 
 
 def test_one_image_and_a_larger_picture(images: Path, tmp_path: Path, session: Session) -> None:
-    wish = Wish(to=tmp_path / "out", images=images / "wide.jpg", enlarge=2, fit="tiles")
-    generate(str(trained(tmp_path / "task", "super_resolution")), wish, session)
-    assert pictures(wish.to)["wide.png"].shape == (32, 100, 3)
+    asked_for = PictureRequest(to=tmp_path / "out", images=images / "wide.jpg", enlarge=2, fit="tiles")
+    generate(str(trained(tmp_path / "task", "super_resolution")), asked_for, session)
+    assert pictures(asked_for.to)["wide.png"].shape == (32, 100, 3)
 
 
 def test_pictures_that_are_there_are_kept(images: Path, tmp_path: Path, session: Session) -> None:
     task = str(trained(tmp_path / "task", "autoencoder"))
-    wish = Wish(to=tmp_path / "out", images=images)
-    wish.to.mkdir()
-    (wish.to / "tiny.png").write_text("mine")
+    asked_for = PictureRequest(to=tmp_path / "out", images=images)
+    asked_for.to.mkdir()
+    (asked_for.to / "tiny.png").write_text("mine")
     for make in (generate, plan):
         with pytest.raises(UserError, match=r"1 of 7 pictures are in .* already \(tiny.png\).*--overwrite"):
-            make(task, wish, session)
-    assert (wish.to / "tiny.png").read_text() == "mine" and len(list(wish.to.iterdir())) == 1
-    generate(task, wish.model_copy(update={"overwrite": True}), session)
-    assert pictures(wish.to)["tiny.png"].shape == (7, 5, 3)
+            make(task, asked_for, session)
+    assert (asked_for.to / "tiny.png").read_text() == "mine" and len(list(asked_for.to.iterdir())) == 1
+    generate(task, asked_for.model_copy(update={"overwrite": True}), session)
+    assert pictures(asked_for.to)["tiny.png"].shape == (7, 5, 3)
     with pytest.raises(UserError, match="is the folder of the images"):
-        generate(task, Wish(to=images, images=images, overwrite=True), session)
+        generate(task, PictureRequest(to=images, images=images, overwrite=True), session)
 
 
 def test_noise_is_a_matter_of_the_seed_alone(tmp_path: Path, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     task = str(trained(tmp_path / "task", "gan", latent=8))
     for name, seed, count, batch in (("a", 1, 5, 32), ("b", 1, 7, 2), ("c", 2, 5, 32)):
         monkeypatch.setattr("pipelines.generate.BATCH", batch)
-        result = generate(task, Wish(to=tmp_path / name, seed=seed, count=count), session)
+        result = generate(task, PictureRequest(to=tmp_path / name, seed=seed, count=count), session)
         assert (result["made"], result["title"]) == (count, "prediction")
     a, b, c = (pictures(tmp_path / name) for name in "abc")
     assert set(a) == {*(f"{k:06d}.png" for k in range(5)), "grid.png"} and len(b) == 8
@@ -114,20 +114,20 @@ def test_noise_is_a_matter_of_the_seed_alone(tmp_path: Path, session: Session, m
 
 def test_classes_take_turns_or_one_is_asked_for(tmp_path: Path, session: Session) -> None:
     task = str(trained(tmp_path / "task", "cgan", latent=8))
-    generate(task, Wish(to=tmp_path / "all", count=4), session)
+    generate(task, PictureRequest(to=tmp_path / "all", count=4), session)
     assert set(pictures(tmp_path / "all")) == {"grid.png", *(f"{k:06d}-class{k % CLASSES}.png" for k in range(4))}
-    generate(task, Wish(to=tmp_path / "one", count=2, label=2), session)
+    generate(task, PictureRequest(to=tmp_path / "one", count=2, label=2), session)
     one, every = pictures(tmp_path / "one"), pictures(tmp_path / "all")
     assert set(one) == {"grid.png", "000000-class2.png", "000001-class2.png"}
     assert not np.array_equal(one["000001-class2.png"], every["000001-class1.png"])
     with pytest.raises(UserError, match="--label 3: there are 3 classes, 0 to 2"):
-        generate(task, Wish(to=tmp_path / "none", label=3), session)
+        generate(task, PictureRequest(to=tmp_path / "none", label=3), session)
 
 
 def test_a_task_of_both_kinds(images: Path, tmp_path: Path, session: Session) -> None:
     task = str(trained(tmp_path / "task", "bigan", latent=8))
-    assert generate(task, Wish(to=tmp_path / "noise", count=2), session)["title"] == "generated"
-    assert generate(task, Wish(to=tmp_path / "rebuilt", images=images), session)["title"] == "prediction"
+    assert generate(task, PictureRequest(to=tmp_path / "noise", count=2), session)["title"] == "generated"
+    assert generate(task, PictureRequest(to=tmp_path / "rebuilt", images=images), session)["title"] == "prediction"
 
 
 @pytest.mark.parametrize(
@@ -150,20 +150,20 @@ def test_what_cannot_be_made_is_said(
     folder = str(trained(tmp_path / "task", task))
     for make in (generate, plan):
         with pytest.raises(UserError, match=said):
-            make(folder, Wish.parse(values), session)
+            make(folder, PictureRequest.parse(values), session)
     assert not (tmp_path / "out").exists()
 
 
 def test_nothing_but_broken_images(images: Path, tmp_path: Path, session: Session) -> None:
-    wish = Wish(to=tmp_path / "out", images=images / "empty.png")
+    asked_for = PictureRequest(to=tmp_path / "out", images=images / "empty.png")
     with pytest.raises(UserError, match=r"not one image could be read: .*empty\.png: empty file"):
-        generate(str(trained(tmp_path / "task", "autoencoder")), wish, session)
+        generate(str(trained(tmp_path / "task", "autoencoder")), asked_for, session)
 
 
 def test_the_global_random_state_is_left_alone(tmp_path: Path, session: Session) -> None:
     task = str(trained(tmp_path / "task", "gan", latent=8))
     before = torch.random.get_rng_state()
-    generate(task, Wish(to=tmp_path / "out", count=1), session)
+    generate(task, PictureRequest(to=tmp_path / "out", count=1), session)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
@@ -173,9 +173,9 @@ def test_images_of_any_shape_are_made_or_named(tmp_path: Path, session: Session)
     folder.mkdir()
     for width, height in sizes:
         Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(folder / f"{width}x{height}.png")
-    wish = Wish(to=tmp_path / "out", images=folder)
-    result = generate(str(trained(tmp_path / "task", "autoencoder")), wish, session)
-    found = {name: picture.shape for name, picture in pictures(wish.to).items()}
+    asked_for = PictureRequest(to=tmp_path / "out", images=folder)
+    result = generate(str(trained(tmp_path / "task", "autoencoder")), asked_for, session)
+    found = {name: picture.shape for name, picture in pictures(asked_for.to).items()}
     assert found == {f"{w}x{h}.png": (h, w, 3) for w, h in sizes[:4]}
     assert result["skipped_count"] == 2
     assert "2 x 3000 is too thin: at 16 pixels across it is 24000 long" in result["skipped"][0]
@@ -186,7 +186,7 @@ def test_what_grows_beyond_measure_is_named(tmp_path: Path, session: Session, mo
     Image.new("RGB", (20, 20)).save(tmp_path / "image.png")
     with pytest.raises(UserError, match="enlarged to 40 x 40 it has more than"):
         task = str(trained(tmp_path / "task", "super_resolution"))
-        generate(task, Wish(to=tmp_path / "out", images=tmp_path / "image.png", enlarge=2), session)
+        generate(task, PictureRequest(to=tmp_path / "out", images=tmp_path / "image.png", enlarge=2), session)
 
 
 def test_a_network_that_gives_no_numbers_is_refused(images: Path, tmp_path: Path, session: Session) -> None:
@@ -201,5 +201,5 @@ def test_a_network_that_gives_no_numbers_is_refused(images: Path, tmp_path: Path
         {"format": FORMAT, "task": "autoencoder", "classes": str(CLASSES)},
     )
     with pytest.raises(UserError, match=r"pictures that are not numbers \(prediction\): its training has diverged"):
-        generate(str(folder), Wish(to=tmp_path / "out", images=images), session)
+        generate(str(folder), PictureRequest(to=tmp_path / "out", images=images), session)
     assert not (tmp_path / "out").exists()

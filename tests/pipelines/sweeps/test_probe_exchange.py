@@ -1,9 +1,10 @@
 """The actor between trainings and Ray Tune, without Ray: its methods are coroutines."""
 
 import asyncio
+import sys
 from typing import Any
 
-from pipelines.sweeps.probe_exchange import ENDED, PROBE, STEP, _Counter
+from pipelines.sweeps.probe_exchange import ENDED, PROBE, STEP, _Exchange
 
 
 def probe(step: int, ended: bool = False) -> dict[str, Any]:
@@ -12,12 +13,12 @@ def probe(step: int, ended: bool = False) -> dict[str, Any]:
 
 def test_a_training_waits_for_its_verdict() -> None:
     async def story() -> None:
-        desk = _Counter()
-        judged = asyncio.create_task(desk.judge(7, probe(10)))
-        assert (await desk.event(7, 0))[STEP] == 10
+        exchange = _Exchange()
+        judged = asyncio.create_task(exchange.judge(7, probe(10)))
+        assert (await exchange.event(7, 0))[STEP] == 10
         await asyncio.sleep(0)
         assert not judged.done()
-        await desk.go_on(7, 0)
+        await exchange.go_on(7, 0)
         assert await judged is True
 
     asyncio.run(story())
@@ -25,14 +26,14 @@ def test_a_training_waits_for_its_verdict() -> None:
 
 def test_a_stopped_trial_stops_at_the_probe_that_waits_and_at_later_ones() -> None:
     async def story() -> None:
-        desk = _Counter()
-        waiting = asyncio.create_task(desk.judge(1, probe(10)))
-        await desk.event(1, 0)
-        await desk.stop(1)
-        assert await waiting is False and await desk.judge(1, probe(20)) is False
-        other = asyncio.create_task(desk.judge(2, probe(10)))  # another trial has nothing to do with it
-        await desk.event(2, 0)
-        await desk.go_on(2, 0)
+        exchange = _Exchange()
+        waiting = asyncio.create_task(exchange.judge(1, probe(10)))
+        await exchange.event(1, 0)
+        await exchange.stop(1)
+        assert await waiting is False and await exchange.judge(1, probe(20)) is False
+        other = asyncio.create_task(exchange.judge(2, probe(10)))  # another trial has nothing to do with it
+        await exchange.event(2, 0)
+        await exchange.go_on(2, 0)
         assert await other is True
 
     asyncio.run(story())
@@ -42,13 +43,13 @@ def test_a_probe_that_comes_again_has_the_same_verdict() -> None:
     """A worker that was killed begins again at its checkpoint, and reports what it had reported."""
 
     async def story() -> None:
-        desk = _Counter()
-        first = asyncio.create_task(desk.judge(1, probe(10)))
-        await desk.event(1, 0)
-        await desk.go_on(1, 0)
-        assert await first and await desk.judge(1, probe(10))
-        await desk.say(1, probe(10, ended=True))
-        assert (await desk.event(1, 1))[ENDED]
+        exchange = _Exchange()
+        first = asyncio.create_task(exchange.judge(1, probe(10)))
+        await exchange.event(1, 0)
+        await exchange.go_on(1, 0)
+        assert await first and await exchange.judge(1, probe(10))
+        await exchange.say(1, probe(10, ended=True))
+        assert (await exchange.event(1, 1))[ENDED]
 
     asyncio.run(story())
 
@@ -57,11 +58,22 @@ def test_a_new_listener_hears_everything() -> None:
     """Tune's part of a trial was killed: its next one reports from the start, and trainings do not wait for it."""
 
     async def story() -> None:
-        desk = _Counter()
+        exchange = _Exchange()
         for step in (10, 20):
-            await desk.say(1, probe(step))
-        await desk.go_on(1, 1)
-        assert [(await desk.event(1, k))[STEP] for k in (0, 1)] == [10, 20]
-        assert await desk.judge(1, probe(20)) is True
+            await exchange.say(1, probe(step))
+        await exchange.go_on(1, 1)
+        assert [(await exchange.event(1, k))[STEP] for k in (0, 1)] == [10, 20]
+        assert await exchange.judge(1, probe(20)) is True
+
+    asyncio.run(story())
+
+
+def test_a_trial_that_nobody_judges_any_more_goes_on_to_its_end() -> None:
+    async def story() -> None:
+        exchange = _Exchange()
+        waiting = asyncio.create_task(exchange.judge(1, probe(10)))
+        await exchange.event(1, 0)
+        await exchange.go_on(1, sys.maxsize)
+        assert await waiting is True and await exchange.judge(1, probe(20)) is True
 
     asyncio.run(story())

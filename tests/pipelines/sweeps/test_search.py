@@ -13,6 +13,7 @@ from pipelines.recipes import load_recipe
 from pipelines.sweeps.budget import Budget, Cost
 from pipelines.sweeps.config import Sweep, make_sweep
 from pipelines.sweeps.proposals import FIRST
+from pipelines.sweeps.ray_tune import Proposals
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Ledger, Proposal, Record
 from pipelines.sweeps.search import Search, failed_all
 from pipelines.sweeps.trials import collapse_floor, own_point, recipes_of
@@ -47,7 +48,7 @@ class Trials:
         self.copied.append((proposal.number, donor.number))
 
 
-class Desk:
+class ProbeExchange:
     """Writes down what it is told."""
 
     def __init__(self) -> None:
@@ -62,12 +63,15 @@ class Desk:
     def stop(self, number: int) -> None:
         self.told.append(("stop", number))
 
+    def release(self, number: int) -> None:
+        self.told.append(("release", number))
+
 
 class Home:
     """What a search works in."""
 
     def __init__(self, folder: Path, wanted: Sweep, cost: Cost = COST) -> None:
-        self.trials, self.desk, self.said = Trials(), Desk(), list[str]()
+        self.trials, self.exchange, self.said = Trials(), ProbeExchange(), list[str]()
         self.metrics: list[dict[str, float]] = []
         self.statuses: dict[str, str] = {}
         run: Any = SimpleNamespace(
@@ -82,8 +86,8 @@ class Home:
             progress=lambda progress: None,
         )
         trials: Any = self.trials
-        desk: Any = self.desk
-        self.search = Search(wanted, run, trials, Ledger(folder / "trials.jsonl"), desk, cost, 2)
+        exchange: Any = self.exchange
+        self.search = Search(wanted, run, trials, Ledger(folder / "trials.jsonl"), exchange, cost, 2)
 
     def run(self, most: int = 1000) -> list[Proposal]:
         """Run trial after trial, at most so many; those that were started."""
@@ -117,7 +121,7 @@ def test_a_continued_sweep_has_the_same_trials_and_runs_none_again(tmp_path: Pat
     again = Home(tmp_path / "cut", wanted)
     assert again.run() == expected
     assert again.trials.ran == [p.number for p in expected[cut:]]
-    assert [what for what in again.desk.told if what[0] == "end"] == [("end", p.number) for p in expected]
+    assert [what for what in again.exchange.told if what[0] == "end"] == [("end", p.number) for p in expected]
 
 
 def test_what_was_under_way_is_run_again_as_it_was(tmp_path: Path) -> None:
@@ -224,3 +228,14 @@ def test_a_trial_that_is_interrupted_has_no_record_and_goes_on(tmp_path: Path) -
     again = Home(tmp_path, sweep())
     assert len(again.run()) == 5 and again.trials.ran == [2, 3, 4]
     assert again.statuses == {"run of trial 0": "RUNNING"}  # until it has ended, which its trial says
+
+
+def test_a_trial_that_tune_has_lost_is_not_stopped(tmp_path: Path) -> None:
+    """What Tune loses is what reports the probes; the training is elsewhere, and nobody has judged it."""
+    home = Home(tmp_path, sweep())
+    proposals = Proposals(home.search)
+    for trial in "abc":
+        proposals._live[trial] = ord(trial)
+    proposals.on_trial_complete("a")
+    proposals.on_trial_complete("b", error=True)
+    assert home.exchange.told == [("stop", ord("a")), ("release", ord("b"))] and proposals._live == {"c": ord("c")}

@@ -31,8 +31,8 @@ OTHER = Proposal(5, "member 1, generation 1", {**POINT, "weight_changes": {"4": 
 def trials(tmp_path: Path) -> Trials:
     run: Any = SimpleNamespace(session=Session(tmp_path), workflow=None)
     prepared: Any = SimpleNamespace(label_classes=10, samples={"train": 64})
-    desk: Any = None
-    return Trials(run, [BASE], [get_objective("linear")], desk, prepared, None)
+    exchange: Any = None
+    return Trials(run, [BASE], [get_objective("linear")], exchange, prepared, None)
 
 
 def recipe_of(proposal: Proposal) -> Recipe:
@@ -94,8 +94,8 @@ def test_a_training_that_several_tasks_share_is_paid_for_once(tmp_path: Path) ->
     prepared: Any = SimpleNamespace(label_classes=10, samples={"train": 64})
     other = load_recipe("autoencoder", ["data.samples=64", "encoder.width=4", "training.batch=16"])
     ends = Yardsticks({base.name: (0.25, 0.75) for base in (BASE, other)})
-    desk: Any = None
-    trials = Trials(run, [BASE, other], [Objective(UNIVERSAL, 1.0)], desk, prepared, ends)
+    exchange: Any = None
+    trials = Trials(run, [BASE, other], [Objective(UNIVERSAL, 1.0)], exchange, prepared, ends)
     known: Any = Known()
     trials.steps = known
     yardstick = trials.run(Proposal(1, RESCALED, {}), "run 1")
