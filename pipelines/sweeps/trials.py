@@ -31,7 +31,7 @@ from pipelines.sweeps.space import Point, apply
 from pipelines.table import beside
 from pipelines.training.checkpoints import LIST, Checkpoints
 from pipelines.training.hooks import PROBE_SAMPLES
-from pipelines.training.job import PROBES_FILE, Pretrained, ProbeScore, read_probes
+from pipelines.training.job import PROBES_FILE, Pretrained, ProbeScore, parse_probes
 from pipelines.transfer import validation_step
 
 LUCK = 2.0  # standard deviations by which a probe may be above chance without having learned anything
@@ -234,11 +234,8 @@ class Trials:
         folder = self.folder(recipe)
         if not folder.is_dir():
             return []
-        with tempfile.TemporaryDirectory() as into:
-            _, checkpoint = Checkpoints(checkpoints_url(recipe, folder)).newest(Path(into)) or (0, None)
-            if checkpoint is None or not (checkpoint / PROBES_FILE).exists():
-                return []
-            return scored(read_probes(checkpoint))
+        content = Checkpoints(checkpoints_url(recipe, folder)).read_newest(PROBES_FILE)
+        return scored(parse_probes(content)) if content else []
 
     def folder(self, recipe: Recipe) -> Path:
         """Where the training of a recipe works."""

@@ -5,6 +5,7 @@ killed at the wrong moment leaves one that cannot be read; and it gives up where
 a checkpoint says by itself whether it is whole: a list of its files with their digests is written last.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -40,11 +41,18 @@ class Checkpoints:
 
     def newest(self, into: Path) -> tuple[int, Path] | None:
         """The whole checkpoint of the highest step, and that step; None where there is none."""
-        there = {file.split("/")[0] for file in self.storage.list(PREFIX) if file.endswith(f"/{LIST}")}
-        for name in sorted(there, reverse=True):
-            step = int(name.removeprefix(PREFIX))
+        for name in self._names():
             if folder := self._fetch(name, into):
-                return step, folder
+                return int(name.removeprefix(PREFIX)), folder
+        return None
+
+    def read_newest(self, file: str) -> bytes | None:
+        """One file of the newest checkpoint that has it whole, and all others in some form; they are not read."""
+        for name in self._names():
+            if (files := self._files(name)) and file in files:
+                content = self.storage.read_bytes(f"{name}/{file}")
+                if hashlib.sha256(content).hexdigest() == files[file]:
+                    return content
         return None
 
     def open(self, step: int, into: Path) -> Path:
@@ -54,14 +62,23 @@ class Checkpoints:
             raise OutsideError(f"{self.storage.join(_name(step))} is damaged: the same command starts from one before")
         return folder
 
-    def _fetch(self, name: str, into: Path) -> Path | None:
-        """A local folder with the files of a checkpoint; None where it is not whole."""
+    def _names(self) -> list[str]:
+        """The checkpoints that have a list of their files, the newest first."""
+        there = {file.split("/")[0] for file in self.storage.list(PREFIX) if file.endswith(f"/{LIST}")}
+        return sorted(there, reverse=True)
+
+    def _files(self, name: str) -> dict[str, str] | None:
+        """{file: sha256} of a checkpoint; None where one is missing."""
         try:
-            files = json.loads(self.storage.read_bytes(f"{name}/{LIST}"))["files"]
+            files: dict[str, str] = json.loads(self.storage.read_bytes(f"{name}/{LIST}"))["files"]
         except (ValueError, KeyError):
             return None
         there = self.storage.list(f"{name}/")
-        if any(f"{name}/{file}" not in there for file in files):
+        return None if any(f"{name}/{file}" not in there for file in files) else files
+
+    def _fetch(self, name: str, into: Path) -> Path | None:
+        """A local folder with the files of a checkpoint; None where it is not whole."""
+        if (files := self._files(name)) is None:
             return None
         whole = all(self._fetch_file(f"{name}/{file}", into, digest) for file, digest in files.items())
         return self.storage.fetch(f"{name}/{LIST}", into).parent if whole else None

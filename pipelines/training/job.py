@@ -73,5 +73,10 @@ def write_probes(probes: Sequence[ProbeScore], folder: Path) -> None:
 
 def read_probes(folder: Path, labelled: bool = True) -> list[ProbeScore]:
     """The probes of a checkpoint; without labels none has a score, though an earlier version wrote zeros."""
-    listed = json.loads((folder / PROBES_FILE).read_text())
+    return parse_probes((folder / PROBES_FILE).read_bytes(), labelled)
+
+
+def parse_probes(content: bytes, labelled: bool = True) -> list[ProbeScore]:
+    """As `read_probes`, of the file's content."""
+    listed = json.loads(content)
     return [ProbeScore(step=probe["step"], score=probe["score"] if labelled else None) for probe in listed]

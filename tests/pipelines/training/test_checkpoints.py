@@ -99,3 +99,33 @@ def test_a_file_that_arrives_short_is_fetched_again(
         found = place.newest(tmp_path / "into")
         assert found and (found[1] / "state.pt").read_bytes() == b"state" * 1000
         assert proxy.done["truncate"] == 1
+
+
+def test_one_file_is_read_without_the_others(place: Checkpoints, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep asks every trial for its probes: a checkpoint may be gigabytes."""
+    assert place.read_newest("state.pt") is None
+    save(4)
+    save(8)
+    read: list[str] = []
+    plain = place.storage.read_bytes
+
+    def counted(name: str) -> bytes:
+        read.append(name)
+        return plain(name)
+
+    monkeypatch.setattr(place.storage, "read_bytes", counted)
+    monkeypatch.setattr(place.storage, "fetch", None)
+    assert place.read_newest("state.pt") == b"state" * 8
+    assert read == ["checkpoint_000000008/files.json", "checkpoint_000000008/state.pt"]
+    assert place.read_newest("other.pt") is None
+
+
+@pytest.mark.parametrize("damage", ["it", "its neighbour"])
+def test_of_a_damaged_checkpoint_no_file_is_read(place: Checkpoints, save: Save, damage: str) -> None:
+    save(4)
+    save(8)
+    if damage == "it":
+        place.storage.write_bytes("checkpoint_000000008/state.pt", b"other")
+    else:
+        place.storage.delete("checkpoint_000000008/encoder/encoder.safetensors")
+    assert place.read_newest("state.pt") == b"state" * 4
