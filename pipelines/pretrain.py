@@ -1,39 +1,18 @@
-"""shards -> encoder: Ray Train around components.engine. What its workers run is in `pipelines.training.worker`."""
-
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
-from pathlib import Path
+"""shards -> encoder: the step that trains a recipe. How it trains: `pipelines.training.training_run`."""
 
 from components.config import Recipe, Role, deciding, keys_with, shown_keys
-from components.data.labels import check_labels_seen
-from components.data.order import Plan, check_divisible
-from components.errors import Diverged, Stopped, UserError
-from components.tasks.base import get_task, parts_of, resolve_weights
-from infra import ending
-from infra.cluster import connect
-from infra.errors import Interrupted, OutsideError
+from components.tasks.base import get_task, parts_of
 from infra.tracking import flatten
-from pipelines.data.prepared import Prepared, place_of
 from pipelines.data.raw_data import facts_of
 from pipelines.prepare import prepare_step
 from pipelines.recipe_checks import check_recipe_on
-from pipelines.recipes import write_recipe
 from pipelines.session import Session
 from pipelines.steps import scheduling
 from pipelines.steps.results import Json, StepResult
-from pipelines.steps.step import Planned, Step, StepRun
-from pipelines.training.checkpoints import Checkpoints
-from pipelines.training.hooks import DIVERGED
-from pipelines.training.job import Judge, Pretrained, TrainingJob, best_step, read_probes
-from pipelines.training.named_encoders import fetch_named, identified
-from pipelines.training.sample_streams import Streams
-from pipelines.training.task_files import TASK_FILE
-from pipelines.training.worker import initialized, make_task, train_worker
-from pipelines.workers.groups import Lost, Shape
-from pipelines.workers.payload import Files, unpacked
+from pipelines.steps.step import Planned, Step
+from pipelines.training.job import Judge, Pretrained
+from pipelines.training.named_encoders import identified
+from pipelines.training.training_run import train
 
 VERSION = 2  # leaves the whole task, not only its encoder
 
@@ -70,7 +49,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step[Pretrained
         version=VERSION,
         config=what,
         value=Pretrained,
-        body=lambda run, done: _train(recipe, done[prepared].value, run, judge),
+        body=lambda run, done: train(recipe, done[prepared].value, run, judge),
         inputs=(prepared,),
         cores=recipe.training.workers * recipe.training.cpus if parts.players else 1,
         cpus=recipe.training.cpus if parts.players else 1,
@@ -85,120 +64,3 @@ def _shown(recipe: Recipe) -> Json:
     """
     changed = recipe.model_dump(mode="json", exclude=keys_with(Recipe, Role.NOTE), exclude_defaults=True)
     return flatten(recipe.model_dump(mode="json", include=shown_keys(Recipe))) | flatten(changed)
-
-
-def checkpoints_url(recipe: Recipe, folder: Path) -> str:
-    """Where the checkpoints of a training lie that works in ``folder``."""
-    kept = recipe.training.checkpoints
-    return f"{kept}/{folder.name}" if kept else str(folder)
-
-
-def _steps(recipe: Recipe, samples: int) -> int:
-    """Optimizer steps of a training on that many samples; UserError where one of them could not be divided."""
-    training = recipe.training
-    order = Plan(samples, training.batch, training.epochs)
-    check_divisible(order, training.workers, training.micro_batches)
-    return order.steps
-
-
-def _train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None) -> Pretrained:
-    """The body of the step: train, then store the encoder as a model of the run, and the task as a file."""
-    session, training = run.session, recipe.training
-    if recipe.task == "supervised":
-        check_labels_seen(prepared.unseen, ("val",))
-    encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
-    make_task(recipe, prepared.label_classes, encoders)  # what cannot be built is said here, as with fields below
-    parts = parts_of(recipe.task, recipe.options)
-    last = _steps(recipe, prepared.samples["train"]) if parts.players else 0
-    weights = resolve_weights(recipe.task, parts.terms, recipe.weights)
-    run.tracker.log_params(run.run_id, {"effective_weights": weights, "steps": last})
-    run.tracker.describe(run.run_id, f"{recipe.summary or recipe.task}\n\n`runs:/{run.run_id}/encoder`")
-    run.tracker.log_text(run.run_id, write_recipe(recipe), "recipe.yaml")
-    job = TrainingJob(
-        recipe=recipe,
-        data=place_of(prepared, recipe.data.size, str(session.folder("cache")), recipe.training.augment.crop),
-        encoders=encoders,
-        run_id=run.run_id,
-        run_folder=str(run.folder),
-        checkpoints=checkpoints_url(recipe, run.folder),
-        recorder=run.recorder,
-        judge=judge,
-    )
-    # A field that is not there is said here: workers are given other tries.
-    Streams.open(job.data, "train", parts.needs)
-    began = time.perf_counter()
-    with _trained(recipe, job, run, last) if last else _untrained(job, run) as folder:
-        probes = read_probes(folder, bool(job.label_classes))
-        kept = best_step(probes, last)
-        run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
-        model_id = run.tracker.models.log_encoder(
-            run.run_id,
-            folder / "encoder",
-            step=kept,
-            params={"recipe": recipe.name, "task": recipe.task, "weights": weights, "seed": training.seed},
-            tags={"recipe": recipe.name},
-        )
-    return Pretrained(
-        encoder=f"runs:/{run.run_id}/encoder",
-        model_id=model_id,
-        probes=tuple(probes),
-        step=kept,
-        steps=last,
-        seconds=round(time.perf_counter() - began, 1),
-    )
-
-
-@contextmanager
-def _trained(recipe: Recipe, job: TrainingJob, run: StepRun, last: int) -> Iterator[Path]:
-    """The files of the last checkpoint, after workers trained to the end, from the checkpoint of a command before."""
-    checkpoints = Checkpoints(job.checkpoints)
-    checkpoints.storage.check_writable()
-    with tempfile.TemporaryDirectory() as into:
-        step, folder = checkpoints.newest(Path(into)) or (0, None)
-        if step < last and not (folder and (folder / DIVERGED).exists()):
-            ending.check()
-            _fit(recipe, job, run)
-            step, folder = checkpoints.newest(Path(into)) or (0, None)
-        if folder and (folder / DIVERGED).exists():
-            raise Diverged((folder / DIVERGED).read_text())
-        if step < last and ending.begun():  # perhaps before there was anything to keep
-            raise Interrupted(f"{run.label} is kept at step {step} of {last}" if step else "")
-        assert folder, "a training that ends has written a checkpoint"
-        if step < last:
-            raise Stopped(f"step {step} of {last}")
-        yield folder
-
-
-def _fit(recipe: Recipe, job: TrainingJob, run: StepRun) -> None:
-    """Have a group of workers train; what a worker has to say to the user is raised as it was said."""
-    tries = recipe.training.max_failures
-    try:
-        with suppress(Interrupted):  # which is told below, with what is kept
-            run.groups.everywhere(_shape(recipe, run), train_worker, job, tries)
-    except Lost as error:
-        raise OutsideError(
-            f"training lost a worker {tries + 1} times (killed, out of memory, or its machine went away): the same "
-            "command goes on from the last checkpoint"
-        ) from error
-
-
-def _untrained(job: TrainingJob, run: StepRun) -> AbstractContextManager[Path]:
-    """The same files where nothing is trained, by a baseline or for no epochs; made by a worker: it may need data."""
-    files: Files = run.groups.once(initialized, replace(job, recorder=None, judge=None))
-    return unpacked(files)
-
-
-def _shape(recipe: Recipe, run: StepRun) -> Shape:
-    """The workers of a training; UserError where the cluster has no room for them."""
-    training = recipe.training
-    resources = connect(run.session.address)
-    shape = Shape(training.workers, training.cpus, 1 if resources.get("GPU") else 0)
-    for kind, needed in shape.needs.items():
-        there = resources.get(kind, 0.0)
-        if there < needed:
-            each = needed // training.workers
-            raise UserError(
-                f"training.workers={training.workers} needs {needed} {kind}s and the cluster has {there:g}: "
-                f"--set training.workers={int(there // each) or 1} or fewer, or a larger cluster"
-            )
-    return shape

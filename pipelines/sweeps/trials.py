@@ -19,7 +19,7 @@ from infra.errors import OutsideError
 from pipelines.data.prepared import Prepared
 from pipelines.measure import measure_step
 from pipelines.picture_requests import Measurement
-from pipelines.pretrain import checkpoints_url, pretrain_step
+from pipelines.pretrain import pretrain_step
 from pipelines.recipes import load_benchmark, load_recipe
 from pipelines.steps.results import Results, StepResult, V
 from pipelines.steps.step import Step, StepRun, Within, in_order
@@ -32,6 +32,7 @@ from pipelines.table import beside
 from pipelines.training.checkpoints import LIST, Checkpoints
 from pipelines.training.hooks import PROBE_SAMPLES
 from pipelines.training.job import PROBES_FILE, Pretrained, ProbeScore, parse_probes
+from pipelines.training.training_run import checkpoints_url
 from pipelines.transfer import validation_step
 
 LUCK = 2.0  # standard deviations by which a probe may be above chance without having learned anything

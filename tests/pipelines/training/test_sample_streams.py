@@ -13,10 +13,10 @@ from components.data.order import Plan
 from components.data.scramble import Int64
 from components.draws import Draws
 from components.parallel import World
-from pipelines import pretrain
 from pipelines.data.prepared import DataPlace, Prepared
 from pipelines.recipes import load_recipe
 from pipelines.training.sample_streams import Streams
+from pipelines.training.training_run import train
 from tests.components.data.conftest import prepare_into
 
 
@@ -94,6 +94,6 @@ def test_the_crop_of_a_recipe_reaches_its_training(
     prepared = Prepared(url=place.url, index="i", index_file=place.index_file, samples={"train": 60}, classes=0)
     recipe = load_recipe("autoencoder", ["training.augment.crop=4", "data.size=24", "training.batch=20"])
     with pytest.raises(Opened) as caught:
-        pretrain._train(recipe, prepared, run, None)
+        train(recipe, prepared, run, None)
     (own,) = caught.value.args
     assert (own.size, own.margin) == (24, 4)
