@@ -3,6 +3,7 @@
 Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Z latent.
 """
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -19,6 +20,8 @@ from components.registry import Registry
 
 Batch = dict[str, Tensor]
 Tensors = dict[str, Tensor]
+
+_INITIALIZING = threading.Lock()  # the random state that is seeded for it is the whole process's
 
 
 @dataclass(frozen=True)
@@ -214,12 +217,15 @@ def makes_pictures(task: type[Task]) -> bool:
 def build_task(
     name: str, options: dict[str, Any], encoder: EncoderConfig, image_size: int, classes: int, seed: int
 ) -> Task:
-    """A task with its networks, initialized from ``seed`` alone (the global random state is left as it was)."""
+    """A task with its networks, initialized from ``seed`` alone (the global random state is left as it was).
+
+    May be called from several threads.
+    """
     cls = get_task(name)
     parsed = cls.Options.parse(options, "options.")
     if "label" in cls.parts(parsed).needs:
         check_labels(name, classes)
-    with torch.random.fork_rng(devices=[]):
+    with _INITIALIZING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cls(parsed, encoder, image_size, classes)
 

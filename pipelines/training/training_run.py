@@ -1,16 +1,20 @@
 """How a training runs, seen from the command: workers train, and what they leave is stored."""
 
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import torch
 
 from components.config import Recipe
 from components.data.labels import check_labels_seen
 from components.data.order import Plan, check_divisible
+from components.engine import Engine
 from components.errors import Diverged, Stopped, UserError
+from components.networks.encoder import save_encoder
 from components.tasks.base import parts_of, resolve_weights
 from infra import ending
 from infra.cluster import connect
@@ -20,13 +24,14 @@ from pipelines.recipes import write_recipe
 from pipelines.steps.step import StepRun
 from pipelines.training.checkpoints import Checkpoints
 from pipelines.training.hooks import DIVERGED
-from pipelines.training.job import Judge, Pretrained, TrainingJob, best_step, read_probes
+from pipelines.training.job import Judge, Pretrained, TrainingJob, best_step, read_probes, write_probes
 from pipelines.training.named_encoders import fetch_named
 from pipelines.training.sample_streams import Streams
-from pipelines.training.task_files import TASK_FILE
-from pipelines.training.worker import initialized, make_task, train_worker
+from pipelines.training.task_files import TASK_FILE, save_task
+from pipelines.training.worker import make_task, train_worker
 from pipelines.workers.groups import Lost, Shape
-from pipelines.workers.payload import Files, unpacked
+
+_ONE_THREAD = threading.Lock()
 
 
 def checkpoints_url(recipe: Recipe, folder: Path) -> str:
@@ -73,7 +78,7 @@ def train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None)
     # A field that is not there is said here: workers are given other tries.
     Streams.open(job.data, "train", parts.needs)
     began = time.perf_counter()
-    with _trained(recipe, job, run, last) if last else _untrained(job, run) as folder:
+    with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
         probes = read_probes(folder, bool(job.label_classes))
         kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
@@ -128,10 +133,34 @@ def _fit(recipe: Recipe, job: TrainingJob, run: StepRun) -> None:
         ) from error
 
 
-def _untrained(job: TrainingJob, run: StepRun) -> AbstractContextManager[Path]:
-    """The same files where nothing is trained, by a baseline or for no epochs; made by a worker: it may need data."""
-    files: Files = run.groups.once(initialized, replace(job, recorder=None, judge=None))
-    return unpacked(files)
+@contextmanager
+def _untrained(job: TrainingJob) -> Iterator[Path]:
+    """The same files where nothing is trained, by a baseline or for no epochs; made here: it takes a moment."""
+    recipe = job.recipe
+    task = make_task(recipe, job.label_classes, job.encoders)
+    engine = Engine(task, recipe.training, {}, steps=0)
+    if task.initial_samples:
+        samples = Streams.open(job.data, "train", task.needs).examples(task.initial_samples)
+        with _one_thread():
+            engine.initialize(samples)
+    with tempfile.TemporaryDirectory() as into:
+        folder = Path(into)
+        save_encoder(engine.encoder(), folder / "encoder")
+        save_task(engine.averaged, job.label_classes, folder)
+        write_probes([], folder)
+        yield folder
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Inside, torch computes with one thread, as it rounds the same way then on every machine. One at a time."""
+    with _ONE_THREAD:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _shape(recipe: Recipe, run: StepRun) -> Shape:

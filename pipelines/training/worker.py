@@ -1,4 +1,4 @@
-"""What workers run of a pretraining: each of a group that trains, or one that makes an encoder without training."""
+"""What every worker of a training runs."""
 
 import json
 import tempfile
@@ -15,15 +15,12 @@ from components.data.loader import Loaded
 from components.data.order import Plan
 from components.engine import Engine, Intervals, fit
 from components.errors import Diverged, Stopped
-from components.networks.encoder import save_encoder
 from components.parallel import World
 from components.tasks.base import Task, build_task, resolve_weights
 from pipelines.training.hooks import DIVERGED, Probe, WorkerHooks
-from pipelines.training.job import PROBES_FILE, TrainingJob
+from pipelines.training.job import TrainingJob
 from pipelines.training.named_encoders import Named, laid_out
 from pipelines.training.sample_streams import Streams
-from pipelines.training.task_files import save_task
-from pipelines.workers.payload import Files, packed
 
 PICTURES = 8  # samples shown in a picture
 ASK_S = 1.0  # about so often a training asks whether it is to end
@@ -129,19 +126,3 @@ def train_worker(job: TrainingJob) -> None:
         hooks.checkpoint(engine.step, engine)
     finally:
         batches.close()
-
-
-def initialized(job: TrainingJob) -> Files:
-    """The files of a task that is only initialized, by name, as a checkpoint would hold them."""
-    torch.set_num_threads(1)
-    recipe = job.recipe
-    task = make_task(recipe, job.label_classes, job.encoders)
-    engine = Engine(task, recipe.training, {}, steps=0)
-    if task.initial_samples:
-        engine.initialize(Streams.open(job.data, "train", task.needs).examples(task.initial_samples))
-    with tempfile.TemporaryDirectory() as folder:
-        save_encoder(engine.encoder(), Path(folder) / "encoder")
-        save_task(engine.averaged, job.label_classes, Path(folder))
-        made = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
-        files = packed(Path(folder), made)
-    return {PROBES_FILE: b"[]", **files}

@@ -1,6 +1,7 @@
 """What every task has to hold, whatever it learns."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -304,3 +305,14 @@ def test_rescaling_changes_the_random_encoder() -> None:
     random, rescaled = make_task("random", {}).encoder(), make_task("rescaled", {}).encoder()
     assert [p.shape for p in random.parameters()] == [p.shape for p in rescaled.parameters()]
     assert any(not torch.equal(a, b) for a, b in zip(random.parameters(), rescaled.parameters(), strict=True))
+
+
+def test_threads_that_build_at_once_do_not_draw_from_each_other() -> None:
+    def state(seed: int) -> dict[str, Tensor]:
+        return build_task("autoencoder", {}, EncoderConfig(width=16), SIZE, CLASSES, seed).state_dict()
+
+    seeds = [0, 1] * 8
+    alone = [state(0), state(1)]
+    with ThreadPoolExecutor(8) as threads:
+        for seed, found in zip(seeds, threads.map(state, seeds), strict=True):
+            assert all(torch.equal(found[key], value) for key, value in alone[seed].items())
