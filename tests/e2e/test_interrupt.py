@@ -67,7 +67,7 @@ def test_a_training_of_two_workers_is_kept_and_goes_on(new_home: MakeHome) -> No
 def test_a_table_is_interrupted_while_ray_starts_and_while_it_scores(new_home: MakeHome) -> None:
     home = new_home()
     command = ["table", "rotation", *sets(SETTINGS)]
-    for process, how in (("gcs_server", signal.SIGTERM), ("ray::_run", signal.SIGINT)):
+    for process, how in (("gcs_server", signal.SIGTERM), ("ray::_call", signal.SIGINT)):
         running = home.start(*command)
         running.wait_until(lambda: running.processes(process))  # noqa: B023  # called before the loop goes on
         interrupt(running, how)
