@@ -28,7 +28,7 @@ from pipelines.workers.work_queue import Work, WorkQueue, loss_in
 
 IDLE_S = 10.0  # then a group gives its places back: another job may wait for them
 POLL_S = 0.5
-CLOSE_S = 5.0  # for workers without work to end
+CLOSE_S = 60.0  # for workers without work to end; they need less than one, unless the machine is very busy
 CALL_RETRIES = 3  # of what a single worker does
 
 
@@ -87,6 +87,7 @@ class Group:
         self.name = f"workers-{uuid.uuid4().hex[:12]}"
         self.queue = WorkQueue.open()
         self.idle_since = 0.0
+        self.closing = False
         self._over = threading.Event()
         self._error: Exception | None = None
         self._start()
@@ -121,13 +122,10 @@ class Group:
         return not self._over.is_set()
 
     def close(self) -> None:
-        """Let the workers end. They may need a moment: see `join`."""
+        """Let the workers end. They need a moment, until when the group `lasts`."""
+        self.closing = True
         with suppress(ray.exceptions.RayError):
             self.queue.close()
-
-    def join(self) -> None:
-        """Wait until the places are free again, for a while."""
-        self._over.wait(CLOSE_S)
 
     def _start(self) -> None:
         self._over.clear()
@@ -197,6 +195,7 @@ class Groups:
     def __init__(self, folder: Path, private: bool) -> None:
         """As of `Group`."""
         self.folder, self.private = folder, private
+        self._made: list[Group] = []
         self._idle: list[Group] = []
         self._busy = 0
         self._changed = threading.Condition()
@@ -223,9 +222,14 @@ class Groups:
                 self._changed.wait(POLL_S)
 
     def close(self) -> None:
-        """End all workers that have nothing to do."""
+        """End all workers that have nothing to do, and wait until they have, unless the end of the command has begun: a
+        thread that waits for Ray when the command leaves it makes Ray speak, and end the process."""
         self._closed.set()
+        until = time.monotonic() + CLOSE_S
         self._dismiss(self._idle)
+        for group in self._made:
+            while group.closing and group.lasts and not ending.begun() and time.monotonic() < until:
+                time.sleep(POLL_S / 10)
 
     @contextmanager
     def _using(self, group: Group) -> Iterator[Group]:
@@ -262,18 +266,17 @@ class Groups:
             self._dismiss(self._idle)
         group = Group(shape, self.folder, self.private)
         with self._changed:
+            self._made.append(group)
             self._busy += 1
         return group
 
     def _dismiss(self, groups: list[Group]) -> None:
-        """End groups that have nothing to do."""
+        """Have groups end that have nothing to do."""
         with self._changed:
             leaving = [group for group in groups if group in self._idle]
             self._idle = [group for group in self._idle if group not in leaving]
         for group in leaving:
             group.close()
-        for group in leaving:
-            group.join()
 
     def _watch(self) -> None:
         """Dismiss who has had nothing to do for long."""

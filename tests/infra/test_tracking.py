@@ -19,6 +19,7 @@ from infra.local import Server, free_port, serve_mlflow
 from infra.tracking import FINGERPRINT, TAG_LIMIT, Tracker, flatten, open_tracker, shown
 
 pytestmark = pytest.mark.xdist_group("mlflow")
+SOON_S = 100.0  # MLflow's own defaults retry for four minutes
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def one_line(tracker: Tracker) -> str:
     started = time.monotonic()
     with pytest.raises(OutsideError) as caught:
         tracker.check()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < SOON_S
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -255,7 +256,7 @@ def test_a_server_that_dies(tracker: Tracker, tmp_path: Path) -> None:
     started = time.monotonic()
     with pytest.raises(OutsideError, match="does not answer"):
         over_http.log_metrics(run, {"a": 1.0})
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < SOON_S
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
