@@ -16,7 +16,11 @@ from typing import Any
 
 import ray
 import ray.train
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.errors import UserError
 from infra import ending
@@ -70,7 +74,23 @@ class _Trainer(TorchTrainer):
 
     def __init__(self, private: bool, **settings: Any) -> None:
         self._unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if private else set())
+        self.controller: Any = None
         super().__init__(**settings)
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        """As Ray Train's own, which keeps the controller to itself: here `end` can end it from another thread."""
+        node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(TrainController)
+        known = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0", **get_env_vars_to_propagate()}
+        options = {"num_cpus": 0, "scheduling_strategy": node, "runtime_env": {"env_vars": known}}
+        self.controller = actor.options(**options).remote(**settings)
+        ray.get(self.controller.run.remote())
+        return ray.get(self.controller.get_result.remote())
+
+    def end(self) -> None:
+        """End the controller, and with it the workers, at once."""
+        if self.controller is not None:
+            ray.kill(self.controller)
 
     def _create_default_callbacks(self) -> list[Any]:
         made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # typed as an older trainer
@@ -87,9 +107,9 @@ class Group:
         self.name = f"workers-{uuid.uuid4().hex[:12]}"
         self.queue = WorkQueue.open()
         self.idle_since = 0.0
-        self.closing = False
         self._over = threading.Event()
         self._error: Exception | None = None
+        self._training: _Trainer | None = None
         self._start()
 
     def perform(self, work: Work) -> Any:
@@ -123,9 +143,14 @@ class Group:
 
     def close(self) -> None:
         """Let the workers end. They need a moment, until when the group `lasts`."""
-        self.closing = True
         with suppress(ray.exceptions.RayError):
             self.queue.close()
+
+    def end(self) -> None:
+        """End the workers at once, whatever they do."""
+        if self._training is not None:
+            with suppress(ray.exceptions.RayError):
+                self._training.end()
 
     def _start(self) -> None:
         self._over.clear()
@@ -133,14 +158,15 @@ class Group:
 
     def _run(self) -> None:
         try:
-            self._trainer().fit()
+            self._training = self._trainer()
+            self._training.fit()
         except Exception as error:
             self._error = error
         finally:
             shutil.rmtree(self.folder / self.name, ignore_errors=True)  # empty but for a mark of Ray Train's
             self._over.set()
 
-    def _trainer(self) -> TorchTrainer:
+    def _trainer(self) -> _Trainer:
         shape = self.shape
         return _Trainer(
             self.private,
@@ -222,13 +248,18 @@ class Groups:
                 self._changed.wait(POLL_S)
 
     def close(self) -> None:
-        """End all workers that have nothing to do, and wait until they have, unless the end of the command has begun: a
-        thread that waits for Ray when the command leaves it makes Ray speak, and end the process."""
+        """End all workers: as soon as they have done what they do, or at once where the end of the command has begun.
+
+        Returns when they have ended: a thread that still waits for Ray while the command leaves it would have Ray end
+        the process, with an exit code of its own.
+        """
         self._closed.set()
         until = time.monotonic() + CLOSE_S
         self._dismiss(self._idle)
         for group in self._made:
-            while group.closing and group.lasts and not ending.begun() and time.monotonic() < until:
+            while group.lasts:
+                if ending.begun() or time.monotonic() > until:
+                    group.end()
                 time.sleep(POLL_S / 10)
 
     @contextmanager
