@@ -26,7 +26,7 @@ CONNECT_TIMEOUT_S = 5.0
 LEAVE_TIMEOUT_S = 5.0
 POLL_S = 0.2
 PROJECT = Path(__file__).resolve().parents[1]
-QUIET = {
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or every worker warns about a default that will change
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -57,7 +57,7 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
     """
     ending.check()
     if not ray.is_initialized():
-        for key, value in QUIET.items():
+        for key, value in SETTINGS.items():
             os.environ.setdefault(key, value)
         shared = shared_address(address)
         options: dict[str, Any] = {
@@ -111,6 +111,12 @@ def cpus() -> int:
 def resources() -> dict[str, float]:
     """Everything the cluster has now: CPU, GPU, memory, ..."""
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray's own
+    return dict(found)
+
+
+def free_resources() -> dict[str, float]:
+    """What of `resources` nobody holds, as far as is known here: Ray tells it a moment later."""
+    found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray gives it no types
     return dict(found)
 
 

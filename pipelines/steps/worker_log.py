@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infra.errors import OutsideError
 from infra.tracking import Tracker
+from pipelines.workers.actors import start_here
 
 FLUSH_S = 2.0
 KEPT_LINES = 100_000  # log lines of a run, kept while the tracking server is away; then the oldest go
@@ -134,13 +134,11 @@ class Recorder:
 
     def __init__(self, tracker: Tracker) -> None:
         """Start the actor on this node, beside the driver and its store. Ray must be connected."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         remote: Any = ray.remote
         # Whether to end is asked, and told, beside what is being written: that may wait for the tracking server.
         actor = remote(concurrency_groups={ASIDE: 1})(Writer)
         # Restarted where it dies (memory, a fault in the store): what was not written yet is lost, the run is not.
-        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": 2, "scheduling_strategy": here}
-        self._actor = actor.options(**options).remote(tracker)
+        self._actor = start_here(actor, {"max_restarts": -1, "max_task_retries": 2}, tracker)
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> None:
         """Numbers of a run at one step."""

@@ -18,6 +18,7 @@ from components.tasks.base import Batch, resolve_weights
 from pipelines.data.raw_data import expected_samples
 from pipelines.training.noise import CLASSES, noise
 from pipelines.training.worker import make_task
+from pipelines.workers.process_state import computing_with
 
 Unit = Literal["core-seconds", "images"]
 UNITS: dict[str, tuple[float, Unit]] = {
@@ -75,12 +76,8 @@ def estimate(recipe: Recipe) -> Cost:
     share = max(1, training.batch // training.workers)
     alone = training.model_copy(update={"compile": False})
     engine = Engine(task, alone, resolve_weights(task.name, task.terms, recipe.weights), plan.steps)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(training.cpus)
-    try:
+    with computing_with(training.cpus):
         times = [_timed(engine, noise(task, share, recipe.data.size)) for _ in range(TIMED_STEPS + 1)]
-    finally:
-        torch.set_num_threads(threads)
     seconds = START_S + plan.steps * statistics.median(times[1:])  # the first one warms up
     return Cost(seconds * training.workers * training.cpus, round(training.epochs * samples))
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from infra.errors import OutsideError
+from pipelines.workers.actors import start_here
 
 PROBE, STEP, ENDED = "probe", "step", "ended"  # keys of what Tune is told; the scheduler goes by the first two
 
@@ -88,9 +88,7 @@ class ProbeExchange:
     @classmethod
     def open(cls) -> "ProbeExchange":
         """Start the actor beside this process. Ray must be connected."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(_Exchange)
-        return cls(actor.options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote())
+        return cls(start_here(ray.remote(_Exchange), {"max_concurrency": 1000}))
 
     def close(self) -> None:
         """End the actor."""

@@ -113,7 +113,7 @@ def _beside_command() -> tune.PlacementGroupFactory:
     It needs no core, so that no trial waits for the workers of another.
     """
     here = ray.get_runtime_context().get_node_id()
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray gives it no types
     resources = next(node["Resources"] for node in nodes if node["NodeID"] == here)
     own = next(name for name in resources if name.startswith("node:") and not name.startswith("node:__"))
     # Nodes that share an address, as in tests, have this resource in common.

@@ -1,13 +1,10 @@
 """How a training runs, seen from the command: workers train, and what they leave is stored."""
 
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import torch
 
 from components.config import Recipe
 from components.data.labels import check_labels_seen
@@ -15,7 +12,7 @@ from components.data.order import Plan, check_divisible
 from components.engine import Engine
 from components.errors import Diverged, Stopped, UserError
 from components.networks.encoder import save_encoder
-from components.tasks.base import parts_of, resolve_weights
+from components.tasks.base import Task, parts_of, resolve_weights
 from infra import ending
 from infra.cluster import connect
 from infra.errors import Interrupted, OutsideError
@@ -30,8 +27,7 @@ from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import TASK_FILE, save_task
 from pipelines.training.worker import make_task, train_worker
 from pipelines.workers.groups import Lost, Shape
-
-_ONE_THREAD = threading.Lock()
+from pipelines.workers.process_state import computing_with
 
 
 def checkpoints_url(recipe: Recipe, folder: Path) -> str:
@@ -58,7 +54,7 @@ def train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None)
     if recipe.task == "supervised":
         check_labels_seen(prepared.unseen, ("val",))
     encoders = fetch_named(recipe, run.tracker, session.folder("cache"))
-    make_task(recipe, prepared.label_classes, encoders)  # what cannot be built is said here, as with fields below
+    task = make_task(recipe, prepared.label_classes, encoders)  # what cannot be built is said here, like fields below
     parts = parts_of(recipe.task, recipe.options)
     last = _steps(recipe, prepared.samples["train"]) if parts.players else 0
     weights = resolve_weights(recipe.task, parts.terms, recipe.weights)
@@ -78,7 +74,7 @@ def train(recipe: Recipe, prepared: Prepared, run: StepRun, judge: Judge | None)
     # A field that is not there is said here: workers are given other tries.
     Streams.open(job.data, "train", parts.needs)
     began = time.perf_counter()
-    with _trained(recipe, job, run, last) if last else _untrained(job) as folder:
+    with _trained(recipe, job, run, last) if last else _untrained(job, task) as folder:
         probes = read_probes(folder, bool(job.label_classes))
         kept = best_step(probes, last)
         run.tracker.log_artifacts(run.run_id, folder / TASK_FILE)
@@ -134,14 +130,12 @@ def _fit(recipe: Recipe, job: TrainingJob, run: StepRun) -> None:
 
 
 @contextmanager
-def _untrained(job: TrainingJob) -> Iterator[Path]:
+def _untrained(job: TrainingJob, task: Task) -> Iterator[Path]:
     """The same files where nothing is trained, by a baseline or for no epochs; made here: it takes a moment."""
-    recipe = job.recipe
-    task = make_task(recipe, job.label_classes, job.encoders)
-    engine = Engine(task, recipe.training, {}, steps=0)
+    engine = Engine(task, job.recipe.training, {}, steps=0)
     if task.initial_samples:
         samples = Streams.open(job.data, "train", task.needs).examples(task.initial_samples)
-        with _one_thread():
+        with computing_with(1):
             engine.initialize(samples)
     with tempfile.TemporaryDirectory() as into:
         folder = Path(into)
@@ -149,18 +143,6 @@ def _untrained(job: TrainingJob) -> Iterator[Path]:
         save_task(engine.averaged, job.label_classes, folder)
         write_probes([], folder)
         yield folder
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Inside, torch computes with one thread, as it rounds the same way then on every machine. One at a time."""
-    with _ONE_THREAD:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def _shape(recipe: Recipe, run: StepRun) -> Shape:

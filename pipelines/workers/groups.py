@@ -20,12 +20,12 @@ from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.errors import UserError
 from infra import ending
-from infra.cluster import resources
+from infra.cluster import free_resources, resources
 from infra.errors import Interrupted, OutsideError, disk_fault
+from pipelines.workers.actors import start_here
 from pipelines.workers.loop import work_through
 from pipelines.workers.ray_tasks import result_of
 from pipelines.workers.work_queue import Work, WorkQueue, loss_in
@@ -53,6 +53,11 @@ class Shape:
 class Lost(OutsideError):
     """A worker was lost once more than is tried again."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker was lost (killed, out of memory, or its machine went away): the same command goes on"
+        )
+
 
 class _Told(ray.train.UserCallback):
     """Tells the queue what went wrong, from Ray Train's own process."""
@@ -79,11 +84,8 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         """As Ray Train's own, which keeps the controller to itself: here `end` can end it from another thread."""
-        node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(TrainController)
         known = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0", **get_env_vars_to_propagate()}
-        options = {"num_cpus": 0, "scheduling_strategy": node, "runtime_env": {"env_vars": known}}
-        self.controller = actor.options(**options).remote(**settings)
+        self.controller = start_here(ray.remote(TrainController), {"runtime_env": {"env_vars": known}}, **settings)
         ray.get(self.controller.run.remote())
         return ray.get(self.controller.get_result.remote())
 
@@ -93,7 +95,8 @@ class _Trainer(TorchTrainer):
             ray.kill(self.controller)
 
     def _create_default_callbacks(self) -> list[Any]:
-        made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # typed as an older trainer
+        # mypy sees Ray's older trainer, which has no such method; at run time it is the one of Ray Train V2.
+        made: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
         return [each for each in made if type(each).__name__ not in self._unused]
 
 
@@ -160,7 +163,7 @@ class Group:
         try:
             self._training = self._trainer()
             self._training.fit()
-        except Exception as error:
+        except Exception as error:  # whatever it is: `perform` raises it, in the thread that waits for the work
             self._error = error
         finally:
             shutil.rmtree(self.folder / self.name, ignore_errors=True)  # empty but for a mark of Ray Train's
@@ -182,7 +185,8 @@ class Group:
                 name=self.name,
                 storage_path=str(self.folder),
                 failure_config=ray.train.FailureConfig(max_failures=-1),  # the queue counts them, by work
-                callbacks=[_Told(self.queue)],  # type: ignore[list-item]  # Ray's hint names another class
+                # The hint names Ray Tune's callbacks; Ray Train V2 asks for a UserCallback, and refuses others.
+                callbacks=[_Told(self.queue)],  # type: ignore[list-item]
             ),
         )
 
@@ -195,7 +199,7 @@ class Group:
             raise error or OutsideError("the workers ended before their work: the same command goes on")
         ending.check()
         if not tries:
-            raise Lost(str(cause)) from error
+            raise Lost from error
 
 
 def _loudest(errors: tuple[Exception, ...]) -> Exception:
@@ -203,7 +207,7 @@ def _loudest(errors: tuple[Exception, ...]) -> Exception:
     cause = min(errors, key=_loudness)
     if fault := disk_fault(cause):
         return OutsideError(fault)
-    return Lost(str(cause)) if _is_loss(cause) else cause
+    return Lost() if _is_loss(cause) else cause
 
 
 def _loudness(error: Exception) -> int:
@@ -241,7 +245,7 @@ class Groups:
             if group := self._take():
                 with self._using(group):
                     return group.perform(Work(function, argument, False, CALL_RETRIES))
-            if not self._busy or all(_free(kind) >= count for kind, count in (("CPU", 1), ("GPU", gpus))):
+            if not self._busy or _is_free({"CPU": 1, "GPU": gpus}):
                 return result_of(_call.options(num_gpus=gpus).remote(function, argument))
             ending.check()
             with self._changed:
@@ -257,7 +261,7 @@ class Groups:
         until = time.monotonic() + CLOSE_S
         self._dismiss(self._idle)
         for group in self._made:
-            while group.lasts:
+            while group.lasts and time.monotonic() < until + CLOSE_S:
                 if ending.begun() or time.monotonic() > until:
                     group.end()
                 time.sleep(POLL_S / 10)
@@ -269,7 +273,7 @@ class Groups:
         try:
             yield group
             stays = True
-        except Exception:
+        except Exception:  # any error of the work is raised again; it ended the workers, not their group
             stays = group.lasts
             raise
         finally:
@@ -284,7 +288,7 @@ class Groups:
     def _take(self, shape: Shape | None = None) -> Group | None:
         """A group that has nothing to do, of that shape (None: of any)."""
         with self._changed:
-            fitting = [group for group in self._idle if shape in (None, group.shape)]
+            fitting = [group for group in self._idle if group.lasts and shape in (None, group.shape)]
             if not fitting:
                 return None
             self._idle.remove(fitting[-1])
@@ -293,7 +297,7 @@ class Groups:
 
     def _make(self, shape: Shape) -> Group:
         """A new group, for which others that have nothing to do make room."""
-        if any(_free(kind) < count for kind, count in shape.needs.items()):
+        if not _is_free(shape.needs):
             self._dismiss(self._idle)
         group = Group(shape, self.folder, self.private)
         with self._changed:
@@ -318,9 +322,9 @@ class Groups:
             self._dismiss(long)
 
 
-def _free(kind: str) -> float:
-    found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray's own
-    return found.get(kind, 0.0)
+def _is_free(needs: dict[str, int]) -> bool:
+    free = free_resources()
+    return all(free.get(kind, 0.0) >= count for kind, count in needs.items())
 
 
 @ray.remote(num_cpus=1, max_retries=CALL_RETRIES)

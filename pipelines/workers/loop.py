@@ -34,6 +34,6 @@ def _perform(work: Work, main: bool) -> Any:
         return None
     try:
         return work.function(work.argument)
-    except Exception as error:
+    except Exception as error:  # raised again: it only gets its story
         error.add_note("".join(traceback.format_exception(error)))  # the traceback itself stays in this process
         raise

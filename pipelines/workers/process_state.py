@@ -4,7 +4,9 @@ import gc
 import os
 import random
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,19 @@ _FLAGS: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (torch.backends.cuda.matmul, ("allow_tf32", "allow_bf16_reduced_precision_reduction")),
     (torch.backends.mkldnn, ("enabled",)),
 )
+_THREADS = threading.Lock()  # their number is one for the whole process
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Inside, torch computes with that many threads, of which its rounding depends. One at a time in a process."""
+    with _THREADS:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 class ProcessState:
@@ -63,6 +78,6 @@ class ProcessState:
         if "torch._dynamo" in sys.modules:  # whose limit of recompilations is one of the process
             torch._dynamo.reset()
         gc.collect()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's own
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives it no types
             torch.cuda.manual_seed_all(self._seed)
             torch.cuda.empty_cache()

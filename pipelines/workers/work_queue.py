@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from components.errors import UserError
 from infra.errors import OutsideError
+from pipelines.workers.actors import start_here
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,7 @@ class WorkQueue:
     @classmethod
     def open(cls) -> "WorkQueue":
         """Start the actor beside this process. Ray must be connected."""
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(_Queue)
-        return cls(actor.options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here).remote())
+        return cls(start_here(ray.remote(_Queue), {"max_concurrency": 1000}))
 
     def put(self, work: Work) -> int:
         """Add a piece of work; returns its place."""
@@ -198,7 +196,7 @@ def loss_in(error: Exception) -> Exception:
 
 def pickled(message: Work | Outcome) -> bytes:
     """A message, as Ray would send it."""
-    content: bytes = cloudpickle.dumps(message)  # type: ignore[no-untyped-call]  # Ray's own
+    content: bytes = cloudpickle.dumps(message)  # type: ignore[no-untyped-call]  # Ray gives it no types
     return content
 
 
@@ -211,5 +209,5 @@ def failure(causes: tuple[Exception, ...]) -> bytes:
     """The outcome of work that errors ended, as a message."""
     try:
         return pickled(Outcome(errors=causes))
-    except Exception:  # of an error that holds what cannot be sent, its words are enough
+    except Exception:  # whatever an error holds that cannot be sent says so in its own way; its words are enough
         return pickled(Outcome(errors=tuple(RuntimeError(repr(cause)) for cause in causes)))

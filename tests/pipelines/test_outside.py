@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -209,6 +210,21 @@ def test_an_address_that_is_refused_is_not_suggested(capsys: pytest.CaptureFixtu
 
 
 # Faults of other processes
+
+
+def test_a_training_that_loses_its_workers_is_one_line() -> None:
+    from pipelines.training import training_run
+    from pipelines.workers.groups import Lost
+
+    def lose(*_: object) -> NoReturn:
+        raise Lost
+
+    job: Any = None  # it is only handed on
+    run: Any = SimpleNamespace(groups=SimpleNamespace(everywhere=lose))
+    recipe = load_recipes(["rotation"], ["training.max_failures=2"])[0]
+    with pytest.MonkeyPatch.context() as fault, pytest.raises(OutsideError, match="training lost a worker 3 times"):
+        fault.setattr(training_run, "_shape", lambda *_: None)
+        training_run._fit(recipe, job, run)
 
 
 def test_a_full_disk_of_a_remote_task_is_one_line(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

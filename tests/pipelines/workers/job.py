@@ -16,7 +16,7 @@ import torch
 from components.errors import UserError
 from components.parallel import World
 from infra import ending
-from infra.cluster import connect, leave
+from infra.cluster import connect, free_resources, leave
 from infra.errors import Interrupted
 from pipelines.workers import groups as module
 from pipelines.workers.groups import Groups, Shape
@@ -133,9 +133,9 @@ def main(folder: Path) -> dict[str, Any]:
     found["sizes"] = [len(marks(folder / name)) for name in ("smaller", "larger")]
     module.IDLE_S = 1.0
     until = time.monotonic() + 60
-    while (groups._idle or module._free("CPU") < 2) and time.monotonic() < until:
+    while (groups._idle or free_resources().get("CPU", 0.0) < 2) and time.monotonic() < until:
         time.sleep(0.1)
-    found["given back"] = module._free("CPU")
+    found["given back"] = free_resources().get("CPU", 0.0)
     # The end
     threading.Timer(0.5, ending.begin).start()  # while the workers start
     found["end"] = [raised(groups.everywhere, TWO, slow, None, 0)]

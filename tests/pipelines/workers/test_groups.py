@@ -92,7 +92,8 @@ def test_of_several_errors_the_one_that_helps_is_raised(perform: Callable[..., A
 def test_a_worker_that_is_lost_while_its_group_starts_is_replaced(perform: Callable[..., Any]) -> None:
     """Ray Train replaces a worker that was at work already, and gives up over one that was not."""
     lost = ray.train.ControllerError(ActorDiedError())
-    assert perform(Queue(Outcome("done"), starts=3), [lost, lost]) == "done"
+    queue = Queue(Outcome("done"), starts=3)
+    assert perform(queue, [lost, lost]) == "done" and queue.begun == 3
     with pytest.raises(Lost):
         perform(Queue(Outcome("done"), starts=4), [lost, lost, lost])
     fault = ray.train.ControllerError(ValueError("a fault of the program"))
