@@ -47,6 +47,12 @@ class Cleaned:
     extension: str
     changes: tuple[str, ...]
 
+    def size_for(self, what: str) -> tuple[int, int]:
+        """(width, height) of the image that ``what`` beside it is for. Raises BrokenImage for one that was shrunk."""
+        if SHRUNK in self.changes:
+            raise BrokenImage(f"{SHRUNK}, and its {what} are for all of them")
+        return image_size(self.data)
+
 
 def clean(data: bytes) -> Cleaned:
     """Bring any image file to 8-bit RGB, upright. Files that are so already keep their bytes.

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import OutsideError
-from infra.storage import is_remote, local_path, open_storage
+from infra.storage import fetch_files, is_remote, local_path
+from infra.tracking.addresses import OfAlias, OfModel, OfRun, OfVersion, Place, read_address
 from infra.tracking.runs import Runs, move_into_place
 from infra.tracking.store import readable, shown
 from infra.tracking.values import flatten, text
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 ALIAS = "best"
+ENCODER_FILES = ("config.json", "encoder.safetensors")
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # what MLflow answers to a name that nothing has
 
 
 class Models:
@@ -94,12 +97,14 @@ class Models:
         """Tag the version of a registered model, ``models:/NAME/VERSION``; nothing, where somebody has deleted it."""
         from mlflow.exceptions import MlflowException
 
-        name, version = uri.removeprefix("models:/").rsplit("/", 1)
+        address = read_address(uri)
+        if not isinstance(address, OfVersion):
+            raise ValueError(f"{uri} is not models:/NAME/VERSION")
         try:
             for key, value in tags.items():
-                self.store.client.set_model_version_tag(name, version, key, value)
+                self.store.client.set_model_version_tag(address.name, address.version, key, value)
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code not in UNKNOWN:
                 raise
 
     def _create_version(
@@ -138,46 +143,46 @@ class Models:
         """A local folder with the encoder's files.
 
         ``uri``: a folder; s3://bucket/prefix; models:/NAME@best; models:/NAME/VERSION; models:/m-ID; runs:/ID/NAME.
+        Raises OutsideError where there is none.
         """
-        if uri.startswith(("models:/", "runs:/")):
-            return self._fetch_location(self._encoder_location(uri), cache)
-        if is_remote(uri):
-            return _fetch_remote(uri, cache)
-        folder = Path(uri)
-        if not (folder / "config.json").is_file():
+        address = read_address(uri)
+        if not isinstance(address, Place):
+            return self._fetch_location(self._location(address, uri), cache)
+        folder, missing = fetch_files(address.url, ENCODER_FILES, cache / "encoders")
+        if missing:
             raise OutsideError(
-                f"no encoder at {uri}: a folder with config.json and encoder.safetensors, models:/NAME@best, "
-                "models:/NAME/VERSION or runs:/RUN_ID/encoder would be right"
+                f"no encoder at {uri}: it has no {missing[0]}; a folder or s3:// with {' and '.join(ENCODER_FILES)}, "
+                "models:/NAME@best, models:/NAME/VERSION or runs:/RUN_ID/encoder would be right"
             )
         return folder
 
-    def _encoder_location(self, uri: str) -> str:
+    def _location(self, address: OfRun | OfVersion | OfAlias | OfModel, uri: str) -> str:
+        """Where MLflow keeps a model's files."""
         from mlflow.exceptions import MlflowException
 
-        scheme, _, rest = uri.partition(":/")
-        rest = rest.lstrip("/")
+        client = self.store.client
         try:
-            if scheme == "runs":
-                run_id, _, name = rest.partition("/")
-                experiment = self.store.client.get_run(run_id).info.experiment_id
-                models = self.store.client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
-                ready = [m for m in models if m.status == "READY" and m.name == (name or "encoder")]
-                if not ready:
-                    raise OutsideError(
-                        f"run {run_id} at {shown(self.store.uri)} has no encoder called {name or 'encoder'!r}"
-                    )
-                return str(max(ready, key=lambda m: m.creation_timestamp).artifact_location)
-            if "@" in rest:
-                name, _, alias = rest.partition("@")
-                return str(self.store.client.get_model_version_by_alias(name, alias).source)
-            if "/" in rest:
-                name, _, version = rest.partition("/")
-                return str(self.store.client.get_model_version(name, version).source)
-            return str(self.store.client.get_logged_model(rest).artifact_location)
+            match address:
+                case OfRun(run_id, name):
+                    return self._location_in_run(run_id, name or "encoder")
+                case OfVersion(name, version):
+                    return str(client.get_model_version(name, version).source)
+                case OfAlias(name, alias):
+                    return str(client.get_model_version_by_alias(name, alias).source)
+                case OfModel(model_id):
+                    return str(client.get_logged_model(model_id).artifact_location)
         except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code in UNKNOWN:
                 raise OutsideError(f"no encoder {uri} at {shown(self.store.uri)}: {error.message}") from error
             raise
+
+    def _location_in_run(self, run_id: str, name: str) -> str:
+        experiment = self.store.client.get_run(run_id).info.experiment_id
+        models = self.store.client.search_logged_models([experiment], f"source_run_id = '{run_id}'")
+        ready = [model for model in models if model.status == "READY" and model.name == name]
+        if not ready:
+            raise OutsideError(f"run {run_id} at {shown(self.store.uri)} has no encoder called {name!r}")
+        return str(max(ready, key=lambda model: model.creation_timestamp).artifact_location)
 
     def _fetch_location(self, location: str, cache: Path) -> Path:
         if not is_remote(location) and (local := local_path(location)).is_dir():
@@ -192,14 +197,3 @@ class Models:
                 got = download_artifacts(artifact_uri=location, dst_path=folder, tracking_uri=self.store.uri)
                 move_into_place(Path(got), target)
         return target
-
-
-def _fetch_remote(url: str, cache: Path) -> Path:
-    storage = open_storage(url)
-    target = cache / "encoders" / re.sub(r"\W+", "-", url)
-    names = [name for name in storage.list() if "/" not in name]
-    if "config.json" not in names:
-        raise OutsideError(f"no encoder at {url}: there is no config.json in it")
-    for name in names:
-        storage.download(name, target / name)
-    return target

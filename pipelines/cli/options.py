@@ -74,7 +74,10 @@ Url = Annotated[
     ),
 ]
 Run = Annotated[
-    str, typer.Option(metavar="URI", help="Trained run: runs:/ID as pretrain prints it, or a folder with its files.")
+    str,
+    typer.Option(
+        metavar="URI", help="Trained run: runs:/ID as pretrain prints it, or a folder or s3:// with its files."
+    ),
 ]
 PictureSeed = Annotated[int, typer.Option(min=0, metavar="N", help="Of z, masks and all that is random.")]
 Seeds = Annotated[

@@ -13,7 +13,7 @@ from components.config import ENCODER_URI, Recipe
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE
 from components.tasks.base import get_task
-from infra.tracking import Tracker
+from infra.tracking import OfAlias, Place, Tracker, read_address
 from pipelines.workers.payload import Files, packed, unpacked
 
 Named = dict[str, Files]  # {option: the files of the encoder that it names}
@@ -46,19 +46,24 @@ def identified(recipe: Recipe) -> dict[str, Any]:
 
 def is_elsewhere(uri: str) -> bool:
     """Whether an encoder has to be fetched: from a bucket, or from the tracker."""
-    return "://" in uri or uri.startswith(("models:/", "runs:/"))
+    return _folder(uri) is None
+
+
+def _folder(uri: str) -> Path | None:
+    address = read_address(uri)
+    return address.folder if isinstance(address, Place) else None
 
 
 def _identity(option: str, uri: str) -> Any:
-    if uri.startswith("models:/") and "@" in uri:
+    if isinstance(read_address(uri), OfAlias):
         raise UserError(
             f"options.{option}={uri}: an alias may come to stand for another encoder; say models:/NAME/VERSION or "
             "runs:/RUN_ID/encoder"
         )
-    if is_elsewhere(uri):
+    if (folder := _folder(uri)) is None:
         return uri
     try:
-        return {name: sha256((Path(uri) / name).read_bytes()).hexdigest() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+        return {name: sha256((folder / name).read_bytes()).hexdigest() for name in (CONFIG_FILE, WEIGHTS_FILE)}
     except OSError:
         raise UserError(
             f"options.{option}: no encoder at {uri}: a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, "

@@ -1,6 +1,5 @@
 """A trained task with all its networks, as two files of its run: task.safetensors and recipe.yaml. No pickle."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,13 @@ from safetensors.torch import save_file
 from components.config import ENCODER_URI, Recipe
 from components.errors import UserError
 from components.tasks.base import Task, build_task, get_task, no_pictures
-from infra.tracking import open_tracker
+from infra.storage import fetch_files
+from infra.tracking import OfRun, Place, open_tracker, read_address
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
 
 FORMAT = "genoise-task/1"  # of task.safetensors; a file with another one is refused
-TASK_FILE, RECIPE_FILE = "task.safetensors", "recipe.yaml"
+FILES = TASK_FILE, RECIPE_FILE = "task.safetensors", "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,26 @@ def save_task(task: Task, classes: int, folder: Path) -> None:
 
 
 def fetch_task(uri: str, session: Session) -> Path:
-    """A local folder with the files of a trained task. ``uri``: ``runs:/ID`` as pretrain prints it, or a folder.
+    """A local folder with the files of a trained task. ``uri``: ``runs:/ID`` as pretrain prints it, or a folder or
+    s3:// with its files.
 
-    Raises UserError where there are none, OutsideError for a tracking server or a run that is not there.
+    Raises UserError where there are none, OutsideError for a server, a bucket or a run that is not there.
     """
-    if not uri.startswith("runs:/"):
-        missing = [name for name in (TASK_FILE, RECIPE_FILE) if not (Path(uri) / name).is_file()]
-        if missing:
-            raise UserError(
-                f"no trained task at {uri}: runs:/RUN_ID as `genoise pretrain` prints it, or a folder with {TASK_FILE} "
-                f"and {RECIPE_FILE} would be right"
-            )
-        return Path(uri)
-    run_id = re.sub(r"^runs:/+", "", uri).partition("/")[0]
-    tracker = open_tracker(session.home, session.tracking_uri)
-    if not tracker.exists():
-        raise UserError(f"no runs in {session.home}: say another --home or --tracking-uri, or pretrain first")
-    return tracker.fetch_files(run_id, (TASK_FILE, RECIPE_FILE), session.folder("cache"))
+    address, cache = read_address(uri), session.folder("cache")
+    match address:
+        case OfRun(run_id):
+            tracker = open_tracker(session.home, session.tracking_uri)
+            if not tracker.exists():
+                raise UserError(f"no runs in {session.home}: say another --home or --tracking-uri, or pretrain first")
+            return tracker.fetch_files(run_id, FILES, cache)
+        case Place(url):
+            folder, missing = fetch_files(url, FILES, cache / "tasks")
+            if not missing:
+                return folder
+    raise UserError(
+        f"no trained task at {uri}: runs:/RUN_ID as `genoise pretrain` prints it, or a folder or s3:// with "
+        f"{' and '.join(FILES)} would be right"
+    )
 
 
 def recipe_of(folder: Path, overrides: Sequence[str] = ()) -> Recipe:

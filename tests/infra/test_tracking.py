@@ -16,7 +16,19 @@ import pytest
 
 from infra.errors import OutsideError
 from infra.local import Server, free_port, serve_mlflow
-from infra.tracking import FINGERPRINT, TAG_LIMIT, Tracker, flatten, open_tracker, shown
+from infra.tracking import (
+    FINGERPRINT,
+    TAG_LIMIT,
+    OfAlias,
+    OfRun,
+    Place,
+    Tracker,
+    flatten,
+    open_tracker,
+    read_address,
+    shown,
+)
+from infra.tracking.addresses import Address, OfModel, OfVersion
 
 pytestmark = pytest.mark.xdist_group("mlflow")
 SOON_S = 100.0  # MLflow's own defaults retry for four minutes
@@ -151,7 +163,7 @@ def test_an_encoder_becomes_a_model_with_scores(store: Tracker, encoder: Path, t
     stored = store.client.get_logged_model(model)
     assert {m.key: m.value for m in stored.metrics or []} == {"linear/top1": 0.5, "linear/top5": 0.9}
     assert (stored.name, stored.params, stored.source_run_id) == ("encoder", {"task": "rotation"}, run)
-    for uri in (f"models:/{model}", f"runs:/{run}/encoder", f"runs:/{run}", str(encoder)):
+    for uri in (f"models:/{model}", f"runs:/{run}/encoder", f"runs:/{run}", str(encoder), f"file://{encoder}"):
         folder = store.models.fetch_encoder(uri, tmp_path / "cache")
         assert (folder / "encoder.safetensors").read_bytes() == b"weights"
         assert (folder / "config.json").is_file()
@@ -198,6 +210,28 @@ def test_a_run_says_what_it_is(store: Tracker) -> None:
 
 
 @pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("runs:/0123", OfRun("0123", "")),
+        ("runs:///0123/encoder", OfRun("0123", "encoder")),
+        ("models:/genoise-shapes@best", OfAlias("genoise-shapes", "best")),
+        ("models:/genoise-shapes/3", OfVersion("genoise-shapes", "3")),
+        ("models:/m-0123", OfModel("m-0123")),
+        ("s3://bucket/runs:/x", Place("s3://bucket/runs:/x")),
+        ("runs/0123", Place("runs/0123")),
+        ("file:///a%3Fb", Place("file:///a%3Fb")),
+    ],
+)
+def test_an_address_is_read_in_one_place(uri: str, address: Address) -> None:
+    assert read_address(uri) == address
+
+
+def test_a_place_is_a_folder_or_a_bucket() -> None:
+    folders = [Place(url).folder for url in ("a/b", "file:///a%3Fb", "s3://bucket/a")]
+    assert folders == [Path("a/b"), Path("/a?b"), None]
+
+
+@pytest.mark.parametrize(
     "uri", ["models:/none@best", "models:/none/1", "models:/m-123", "runs:/123/encoder", "no/folder"]
 )
 def test_an_encoder_that_is_not_there(store: Tracker, uri: str, tmp_path: Path) -> None:
@@ -216,7 +250,7 @@ def test_an_encoder_in_a_bucket(tracker: Tracker, s3: Server, encoder: Path, tmp
         open_storage(url).upload(file, file.name)
     folder = tracker.models.fetch_encoder(url, tmp_path / "cache")
     assert (folder / "encoder.safetensors").read_bytes() == b"weights"
-    with pytest.raises(OutsideError, match="there is no config"):
+    with pytest.raises(OutsideError, match=r"it has no config\.json"):
         tracker.models.fetch_encoder(f"{url}/nothing", tmp_path / "cache")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from components.config import Config, DataConfig
 from components.data.boxes import clean_boxes
-from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png, image_size
+from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import check_apart, key_of, made_once, open_root, read_file
 from components.data.sources.listing import printable
@@ -88,7 +88,7 @@ class Coco(Source):
                 f"the {split} list names {path}, and there is no such file: add it, or take it off the list"
             )
         cleaned = clean(read_file(path))
-        width, height = image_size(cleaned.data)
+        width, height = cleaned.size_for("boxes")
         if (record["width"], record["height"]) != (width, height):
             stated = f"{record['width']} x {record['height']}"
             raise BrokenImage(f"it is {stated} pixels by its list, and {width} x {height} in truth")

@@ -10,13 +10,11 @@ from components.config import Config, DataConfig
 from components.data.boxes import clean_boxes
 from components.data.images import (
     IMAGE_EXTENSIONS,
-    SHRUNK,
     BrokenImage,
     Cleaned,
     clean,
     decode_map,
     encode_png,
-    image_size,
 )
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import check_apart, key_of, need_images, open_root, read_file, read_text
@@ -141,12 +139,10 @@ class Voc(Source):
     def _boxes(self, path: Path, image: Cleaned) -> tuple[bytes, tuple[str, ...]]:
         """(boxes.json, what was dropped)."""
         tree = _parse(path)
-        width, height = image_size(image.data)
+        width, height = image.size_for("boxes")
         stated = [int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
         if all(stated) and stated != [width, height]:
             raise BrokenImage(f"{path.name} is for {stated[0]} x {stated[1]} pixels, the image has {width} x {height}")
-        if SHRUNK in image.changes:
-            raise BrokenImage(f"{SHRUNK}, and its boxes are for all of them")
         boxes, labels = [], []
         for thing in tree.iter("object"):
             name = _text(thing, "name")

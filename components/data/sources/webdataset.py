@@ -23,7 +23,7 @@ from components.config import Config, DataConfig
 from components.data.boxes import clean_boxes, unpack_boxes
 from components.data.cache import cache_folder, find_cached
 from components.data.foreign_tars import count_classes, fields_of, label_of
-from components.data.images import IMAGE_EXTENSIONS, SHRUNK, BrokenImage, Cleaned, clean, decode_map, image_size
+from components.data.images import IMAGE_EXTENSIONS, BrokenImage, Cleaned, clean, decode_map
 from components.data.reader import Shard
 from components.data.shards import replacing
 from components.data.sources.base import Sample, Source, register_source
@@ -340,9 +340,7 @@ def _state(name: str, path: Path) -> tuple[str, int, int]:
 
 
 def _boxes(data: bytes, image: Cleaned) -> tuple[bytes, tuple[str, ...]]:
-    if SHRUNK in image.changes:
-        raise BrokenImage(f"{SHRUNK}, and its boxes are for all of them")
-    return clean_boxes(*unpack_boxes(data), *image_size(image.data))
+    return clean_boxes(*unpack_boxes(data), *image.size_for("boxes"))
 
 
 def _short(name: str) -> str:

@@ -11,7 +11,9 @@ from PIL import Image
 
 from components.data import images
 from components.data.images import (
+    SHRUNK,
     BrokenImage,
+    Cleaned,
     changes_of,
     clean,
     decode,
@@ -250,3 +252,10 @@ def test_a_photo_of_108_million_pixels_is_read() -> None:
     photo = saved(Image.new("L", (12_000, 9_000), 77), "JPEG", exif=turned(6))
     assert "EXIF rotation" in changes_of(photo)
     assert decode(photo, 32).tolist() == np.full((32, 32, 3), 77).tolist()
+
+
+def test_what_is_for_all_pixels_has_no_size_where_some_are_gone() -> None:
+    data = encode_png(np.zeros((4, 6, 3), np.uint8))
+    assert Cleaned(data, "png", ("grey",)).size_for("boxes") == (6, 4)
+    with pytest.raises(BrokenImage, match="shrunk while decoding, more than 64 million pixels, and its boxes are for"):
+        Cleaned(data, "png", (SHRUNK,)).size_for("boxes")

@@ -13,6 +13,8 @@ from components.errors import UserError
 from components.networks.encoder import build_encoder, save_encoder
 from components.tasks.base import build_task
 from infra.errors import OutsideError
+from infra.local import Server
+from infra.storage import open_storage
 from infra.tracking import Tracker
 from pipelines.session import Session
 from pipelines.training.task_files import RECIPE_FILE, TASK_FILE, fetch_task, load_task, recipe_of, save_task
@@ -94,9 +96,20 @@ def test_a_run_hands_out_its_task(tmp_path: Path, empty_store: Path, home: Path)
         fetch_task(f"runs:/{run_id}", session)
     for name in (TASK_FILE, RECIPE_FILE):
         tracker.log_artifacts(run_id, folder / name)
-    for uri in (f"runs:/{run_id}", f"runs:/{run_id}/encoder", str(folder)):
+    for uri in (f"runs:/{run_id}", f"runs:/{run_id}/encoder", str(folder), f"file://{folder}"):
         assert (fetch_task(uri, session) / TASK_FILE).read_bytes() == (folder / TASK_FILE).read_bytes()
     with pytest.raises(OutsideError, match="not found"):
         fetch_task("runs:/0123abcd", session)
-    with pytest.raises(UserError, match="no trained task at"):
-        fetch_task(str(home), session)
+    for nowhere in (str(home), "models:/genoise-shapes@best"):  # a model is an encoder, without the task's networks
+        with pytest.raises(UserError, match="no trained task at"):
+            fetch_task(nowhere, session)
+
+
+@pytest.mark.xdist_group("s3")
+def test_a_bucket_hands_out_a_task(tmp_path: Path, s3: Server, home: Path) -> None:
+    folder, url = trained(tmp_path / "files", "autoencoder"), f"s3://shards/{tmp_path.name}"
+    with pytest.raises(UserError, match=f"no trained task at {url}"):
+        fetch_task(url, Session(home))
+    for name in (TASK_FILE, RECIPE_FILE):
+        open_storage(url).upload(folder / name, name)
+    assert load_task(fetch_task(url, Session(home))).recipe.task == "autoencoder"
