@@ -271,20 +271,25 @@ class BenchmarkConfig(Config):
     kind: str
 
 
-class ProbeConfig(BenchmarkConfig):
+class FrozenConfig(BenchmarkConfig):
+    """A protocol that scores frozen features, layer by layer."""
+
+    layers: tuple[str, ...] | None = Field(None, description="layers to score; None scores every layer")
+    features: int = Field(1024, ge=16, description="largest number of features a layer is pooled to")
+    samples: int | None = Field(None, ge=10, description="training samples of the probe; None uses all")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the encoder; the probe itself is float32")
+
+
+class ProbeConfig(FrozenConfig):
     """The protocol of a linear probe; it is stored beside every score."""
 
     name: str = "linear"
     kind: Literal["linear"] = "linear"
-    layers: tuple[str, ...] | None = Field(None, description="layers to score; None scores every layer")
-    features: int = Field(1024, ge=16, description="largest number of features a layer is pooled to")
-    samples: int | None = Field(None, ge=10, description="training samples of the probe; None uses all")
     penalties: tuple[float, ...] = Field(
         (1e-4, 1e-3, 1e-2, 1e-1),
         description="L2 penalties tried on the validation split; widened by tens where an end is best",
     )
     iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most, for each penalty")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the encoder; the probe itself is float32")
 
     @field_validator("penalties")
     @classmethod

@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import create_model
 
-from components.config import Config, DataConfig, ProbeConfig, Recipe
+from components.config import BenchmarkConfig, Config, DataConfig, Recipe
 from components.errors import UserError, unknown
 from pipelines.recipe_parts import check_parts
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")  # a number in YAML 1.2, a text in YAML 1.1
 BUILT_IN = Path(__file__).with_name("recipes")
 BASE = "base"  # what the built-in recipes share; not a recipe itself
-BENCHMARKS = {
-    "linear": ProbeConfig(),
-    "linear_20k": ProbeConfig(name="linear_20k", samples=20_000),  # where a full probe costs more than the pretraining
-}
 LARGE_IMAGES = 96  # from this side on, an encoder starts as published; below, with a stem for small images
 
 DEMO = ("random", "rescaled", "rotation", "colorization", "context_encoder", "supervised")
@@ -44,7 +41,7 @@ class Places(Config):
     """What `genoise prepare` and `genoise transfer` can be told with ``--set``."""
 
     data: DataConfig = DataConfig()
-    benchmark: ProbeConfig = ProbeConfig()
+    benchmark: BenchmarkConfig
 
 
 class _Loader(yaml.SafeLoader):
@@ -119,11 +116,12 @@ def check_recipe(recipe: Recipe) -> Recipe:
     Returns the recipe as it will run: a task without players trains nothing, whatever the recipe says.
     """
     from components.networks.encoder import build_encoder
+    from components.transfer.protocol import get_protocol
 
     parts = check_parts(recipe)
     build_encoder(recipe.encoder)
     for benchmark in recipe.benchmarks:
-        load_benchmark(benchmark)
+        get_protocol(benchmark)
     if recipe.search:
         from pipelines.sweeps.space import space_of
 
@@ -139,13 +137,6 @@ def write_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120).rstrip()
 
 
-def load_benchmark(name: str) -> ProbeConfig:
-    """The protocol called ``name``; raises UserError."""
-    if name not in BENCHMARKS:
-        raise unknown("benchmark", name, BENCHMARKS)
-    return BENCHMARKS[name]
-
-
 def load_places(
     source: str | None = None,
     root: str | None = None,
@@ -159,12 +150,15 @@ def load_places(
 
     ``on``: a place (see `data_at`) instead of ``source`` and ``root``.
     """
+    from components.transfer.protocol import get_protocol
+
     places = {"source": source, "root": root, "url": url, "splits": splits}
     given = {key: value for key, value in places.items() if value is not None}
     shared = _read(BUILT_IN / f"{BASE}.yaml").get("data", {})
     given |= data_at(on) if on is not None else {}
-    values = {"data": {**shared, **given}, "benchmark": load_benchmark(benchmark).model_dump()}
-    return Places.parse(_overridden(values, overrides))
+    protocol = get_protocol(benchmark)
+    asked = create_model("Places", __base__=Places, benchmark=(type(protocol), protocol))  # with the keys of its kind
+    return asked.parse(_overridden({"data": {**shared, **given}, "benchmark": protocol.model_dump()}, overrides))
 
 
 def _plain(path: Path) -> Recipe:

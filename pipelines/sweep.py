@@ -12,7 +12,7 @@ from typing import Any
 from components.config import Recipe
 from components.data.labels import check_labels_seen
 from components.errors import Diverged, UserError
-from components.transfer.protocol import gap_between
+from components.transfer.protocol import all_protocols, gap_between, get_protocol
 from infra.cluster import connect
 from infra.tracking import open_tracker
 from pipelines.data.prepared import Prepared
@@ -20,7 +20,7 @@ from pipelines.data.raw_data import facts_of
 from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipe_checks import check_recipe_on, data_name
-from pipelines.recipes import BENCHMARKS, load_benchmark, load_recipe
+from pipelines.recipes import load_recipe
 from pipelines.session import Session
 from pipelines.steps import scheduling
 from pipelines.steps.results import Json, StepResult
@@ -138,7 +138,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
     prepared = prepare_step(first.data)
     scored = prepare_step(first.score_on) if first.score_on else prepared
     ends = [
-        validation_step(beside(recipe, load_recipe(end)), load_benchmark(recipe.benchmarks[0]))
+        validation_step(beside(recipe, load_recipe(end)), get_protocol(recipe.benchmarks[0]))
         for recipe in wanted.recipes
         for end in ENDS
         if wanted.universal
@@ -171,7 +171,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
 def _check_trials(wanted: Sweep) -> None:
     """Raise UserError for what a trial, or its score, would be refused for; before any of them runs."""
     for recipe in wanted.recipes:
-        check_labelled(load_benchmark(recipe.benchmarks[0]), recipe.scored)
+        check_labelled(get_protocol(recipe.benchmarks[0]), recipe.scored)
         facts = facts_of(recipe.data)
         check_recipe_on(recipe, facts)
         for point in ends_of(wanted.space):
@@ -203,7 +203,7 @@ def _search(
 ) -> Searched:
     """The body of the search. ``ends``: of a universal sweep, random and supervised of every recipe."""
     base = wanted.recipes[0]
-    check_prepared(load_benchmark(base.benchmarks[0]), base.scored, scored)
+    check_prepared(get_protocol(base.benchmarks[0]), base.scored, scored)
     check_labels_seen(scored.unseen, ("val",))
     if wanted.scheduler != "none" and not prepared.label_classes:
         raise _unprobed(wanted)
@@ -289,7 +289,7 @@ def _judge(wanted: Sweep, found: Searched, run: StepRun, seeds: int) -> Judged:
         if wanted.universal:
             candidates[f"{recipe.name}/own best"] = winner_recipe(wanted, recipe, own.proposal)
     first = wanted.objectives[0].name
-    benchmark = first if first in BENCHMARKS else wanted.recipes[0].benchmarks[0]
+    benchmark = first if first in all_protocols() else wanted.recipes[0].benchmarks[0]
     done = Steps(run.workflow)
     scores = scores_on_test(candidates, seeds, benchmark, done, run.run_id, found.side_by_side)
     scored = [result for result in done.done.values() if result.name == "transfer"]

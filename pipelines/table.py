@@ -9,9 +9,9 @@ from components.config import Recipe, Role, TrainingConfig, keys_with
 from components.errors import Diverged, UserError
 from components.tasks.base import parts_of
 from components.transfer.probe import WIDEN
-from components.transfer.protocol import gap_between, gap_share, mean_interval
+from components.transfer.protocol import gap_between, gap_share, get_protocol, mean_interval
 from pipelines.recipe_checks import data_name, has_labels
-from pipelines.recipes import load_benchmark, load_recipe
+from pipelines.recipes import load_recipe
 from pipelines.session import Session
 from pipelines.steps import scheduling
 from pipelines.steps.results import Json, StepResult
@@ -60,7 +60,7 @@ class Cell:
     @property
     def step(self) -> Step[Scored]:
         """The step that measures it."""
-        return transfer_step(self.recipe, load_benchmark(self.benchmark))
+        return transfer_step(self.recipe, get_protocol(self.benchmark))
 
     @property
     def place(self) -> Place:

@@ -85,6 +85,16 @@ def show_tasks(tasks: Sequence[Mapping[str, Any]]) -> None:
         console.print()
 
 
+def show_benchmarks(benchmarks: Sequence[Mapping[str, Any]]) -> None:
+    """Every benchmark: what it is, its keys."""
+    console = _console()
+    for benchmark in benchmarks:
+        console.print(Text.assemble((benchmark["name"], "bold"), f": {benchmark['summary']}"))
+        console.print(Text(f"  {benchmark['source']}", style="dim"))
+        console.print(_options(benchmark["keys"]))
+        console.print()
+
+
 def show_rows(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Rows as a table; the columns are the keys in the order in which they first appear."""
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 
 from pydantic import Field
 
-from components.config import DataConfig, ProbeConfig, Recipe
+from components.config import BenchmarkConfig, DataConfig, Recipe
 from components.data.labels import check_labels_seen
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import parts_of
-from components.transfer.features import probed_layers
-from components.transfer.protocol import UNTESTED, Score, run_benchmark
+from components.transfer.protocol import UNTESTED, Score, check_benchmark, run_benchmark
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines.data.opening import open_split
@@ -47,7 +46,7 @@ class Scored(Score, StepValue):
         return self.layers[self.layer]
 
 
-def transfer(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> StepResult[Scored]:
+def transfer(encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session) -> StepResult[Scored]:
     """Score an encoder: a folder, ``s3://``, ``models:/NAME@best`` or ``runs:/ID/encoder``.
 
     Raises UserError for data without labels, OutsideError for an encoder that is not there.
@@ -55,12 +54,12 @@ def transfer(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Se
     return scheduling.run(_external_step(encoder, benchmark, data, session), session, "transfer")
 
 
-def plan(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> list[Planned]:
+def plan(encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session) -> list[Planned]:
     """The steps that `transfer` would run or reuse."""
     return scheduling.plan([_external_step(encoder, benchmark, data, session)], session)
 
 
-def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step[Scored]:
+def transfer_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
     """The step that scores a recipe's encoder on a benchmark; the score is logged at the encoder's model too."""
     trained, data = _inputs(recipe, benchmark, ("val", "test"))
 
@@ -79,7 +78,7 @@ def transfer_step(recipe: Recipe, benchmark: ProbeConfig) -> Step[Scored]:
     )
 
 
-def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step[Scored]:
+def validation_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
     """As `transfer_step`, without the test split: for whoever still chooses. The value's ``split`` is ``val``."""
     trained, data = _inputs(recipe, benchmark, ("val",))
     return Step(
@@ -95,7 +94,9 @@ def validation_step(recipe: Recipe, benchmark: ProbeConfig) -> Step[Scored]:
     )
 
 
-def _inputs(recipe: Recipe, benchmark: ProbeConfig, splits: Sequence[str]) -> tuple[Step[Pretrained], Step[Prepared]]:
+def _inputs(
+    recipe: Recipe, benchmark: BenchmarkConfig, splits: Sequence[str]
+) -> tuple[Step[Pretrained], Step[Prepared]]:
     """The training, and the data to be scored on; the training does not begin before that is known to have labels, and
     such as occur in its training split."""
     check_labelled(benchmark, recipe.scored)
@@ -108,30 +109,30 @@ def _inputs(recipe: Recipe, benchmark: ProbeConfig, splits: Sequence[str]) -> tu
     return replace(pretrain_step(recipe), after=(data,), ready=check), data
 
 
-def check_labelled(benchmark: ProbeConfig, data: DataConfig) -> None:
+def check_labelled(benchmark: BenchmarkConfig, data: DataConfig) -> None:
     """Raise UserError where a benchmark is to be measured on data that is known to have no labels."""
     if not has_labels(data):
         raise _unlabelled(benchmark, data)
 
 
-def check_prepared(benchmark: ProbeConfig, data: DataConfig, prepared: Prepared) -> None:
+def check_prepared(benchmark: BenchmarkConfig, data: DataConfig, prepared: Prepared) -> None:
     """As `check_labelled`, of shards of others, of which nobody knew before they were looked into."""
     if not prepared.label_classes:
         raise _unlabelled(benchmark, data)
 
 
-def _unlabelled(benchmark: ProbeConfig, data: DataConfig) -> UserError:
+def _unlabelled(benchmark: BenchmarkConfig, data: DataConfig) -> UserError:
     return UserError(
         f"benchmark {benchmark.name!r} needs labels, and {data_name(data)} has none: score on labelled images, such as "
         "--on ./labelled (images in folders by class, shards, or cifar10:PATH)"
     )
 
 
-def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, session: Session) -> Step[Scored]:
+def _external_step(encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session) -> Step[Scored]:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
     folder = open_tracker(session.home, session.tracking_uri).models.fetch_encoder(encoder, session.folder("cache"))
     check_labelled(benchmark, data)
-    probed_layers(load_encoder(folder), benchmark)  # says now, in one line, what does not fit
+    check_benchmark(benchmark, load_encoder(folder))
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
     prepared = prepare_step(data)
     return Step(
@@ -147,7 +148,7 @@ def _external_step(encoder: str, benchmark: ProbeConfig, data: DataConfig, sessi
 
 
 def _score(
-    run: StepRun, prepared: Prepared, encoder: str, benchmark: ProbeConfig, size: int, unseen: str | None = None
+    run: StepRun, prepared: Prepared, encoder: str, benchmark: BenchmarkConfig, size: int, unseen: str | None = None
 ) -> Scored:
     """Run the benchmark where there is a free core or GPU, without the split ``unseen``; store the protocol too."""
     if not prepared.label_classes:
@@ -174,7 +175,7 @@ class Scoring:
     encoder: Files
     data: DataPlace
     splits: list[str]
-    benchmark: ProbeConfig
+    benchmark: BenchmarkConfig
 
 
 def _run(told: Scoring) -> Json:
@@ -206,7 +207,7 @@ def _published(
     trained: StepResult[Pretrained],
     scored_on: Prepared,
     recipe: Recipe,
-    benchmark: ProbeConfig,
+    benchmark: BenchmarkConfig,
     value: Scored,
 ) -> Scored:
     """The score, put on the encoder's model; what was learned without labels is registered, the highest as `best`."""

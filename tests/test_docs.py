@@ -1,5 +1,6 @@
 """docs/recipes.md says what the configuration says."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from components.config import (
     DataConfig,
     EncoderConfig,
     OptimizerConfig,
-    ProbeConfig,
     Recipe,
     TrainingConfig,
 )
+from components.transfer import protocol
+from components.transfer.protocol import all_protocols
 from pipelines.cli.task_facts import option_facts
+from tests.components.transfer.test_probe import TwoLayers, data
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipes.md"
 SECTIONS: dict[str, type[Config]] = {
@@ -27,7 +30,7 @@ SECTIONS: dict[str, type[Config]] = {
     "training": TrainingConfig,
     "training.augment": AugmentConfig,
     "training.optimizer": OptimizerConfig,
-    "benchmark": ProbeConfig,
+    **{f"benchmark: {each.kind}": type(each) for each in all_protocols().values()},
 }
 
 
@@ -53,3 +56,14 @@ def test_every_key_is_there_as_it_is(title: str) -> None:
     _, _, section = PAGE.read_text().partition(f"\n## {title}\n")
     table = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("|")]
     assert table == rows(SECTIONS[title])
+
+
+def test_the_benchmark_that_the_docs_add_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(protocol._REGISTRY, "known", dict(protocol._REGISTRY.known))
+    monkeypatch.setattr(protocol._REGISTRY, "places", dict(protocol._REGISTRY.places))
+    page = PAGE.with_name("adding-a-benchmark.md").read_text()
+    (tmp_path / "class_means.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("class_means")
+    score = protocol.run_benchmark(protocol.get_protocol("class_means"), TwoLayers(), data())
+    assert score.layer == "colour" and score.value > 0.6

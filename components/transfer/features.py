@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.config import ProbeConfig
+from components.config import FrozenConfig
 from components.data.scramble import Int64, make_key, permute
 from components.errors import UserError
 from components.networks.encoder import Encoder
@@ -39,7 +39,7 @@ class Features:
     labels: Tensor
 
 
-def probed_layers(encoder: Encoder, config: ProbeConfig) -> tuple[str, ...]:
+def probed_layers(config: FrozenConfig, encoder: Encoder) -> tuple[str, ...]:
     """The layers that ``config`` asks for, shallow to deep.
 
     Raises UserError for a layer that the encoder does not have, and for one with more channels than
@@ -83,7 +83,7 @@ def extract(
     encoder: Encoder,
     dataset: Dataset,
     ids: Int64 | None,
-    config: ProbeConfig,
+    config: FrozenConfig,
     device: torch.device | str = "cpu",
 ) -> Features:
     """Features of the samples ``ids`` (None: all) for every layer that ``config`` asks for.
@@ -92,7 +92,7 @@ def extract(
     otherwise left as it was. Raises UserError (see `probed_layers`), also for a data set without labels.
     """
     ids = subset(len(dataset), None) if ids is None else ids
-    names, device = probed_layers(encoder, config), torch.device(device)
+    names, device = probed_layers(config, encoder), torch.device(device)
     layers: dict[str, Tensor] = {}
     labels_N = torch.empty(len(ids), dtype=torch.int64)
     encoder.to(device)

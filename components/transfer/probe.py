@@ -5,6 +5,7 @@ Legend of shape suffixes: N samples of a split, D features, K classes, C channel
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +13,14 @@ from torch.nn import functional as F
 
 from components.config import ProbeConfig
 from components.data.scramble import Int64
-from components.errors import UserError
 from components.networks.encoder import Encoder
-from components.transfer.features import Dataset, Features, extract, subset
+from components.transfer.features import Features, extract, probed_layers
+from components.transfer.frozen import classes_of, score_layers
 from components.transfer.logistic import Problem, Solution, factor, gram
-from components.transfer.protocol import Score, register_benchmark
+from components.transfer.protocol import Datasets, Score, register_benchmark
 
 PROTOCOL = "linear/2"  # changes with anything that changes scores; 2: the grid of penalties is widened where it ends
 WIDEN = 3  # decades at most, beyond either end of the grid
-MOST_UNSEEN = 0.5
 QUICK_FEATURES = 512
 QUICK_PENALTY = 0.1
 
@@ -69,35 +69,39 @@ class LayerProbe:
     iterations: int  # over all penalties
     converged: bool  # at every penalty
     at_edge: bool  # the best penalty is as far outside the grid as was tried, so a better one may lie beyond
-    features: int
     classifier: Classifier
 
+    def accuracy(self, features_ND: Tensor, labels_N: Tensor) -> float:
+        """Top-1, in [0, 1], of raw features."""
+        return self.classifier.accuracy(features_ND, labels_N)
 
-@dataclass(frozen=True)
-class ProbeResult:
-    """The probes of all layers, shallow to deep; ``best`` is the layer with the highest validation top-1."""
-
-    layers: dict[str, LayerProbe]
-    best: str
+    def facts(self) -> dict[str, Any]:
+        """The choice, what was tried, and how the solver fared."""
+        return {
+            "penalty": self.penalty,
+            "at_edge": self.at_edge,
+            "val": {str(penalty): value for penalty, value in self.tried.items()},
+            "iterations": self.iterations,
+            "converged": self.converged,
+        }
 
 
 def linear_probe(
     train: Features, val: Features, config: ProbeConfig, device: torch.device | str = "cpu"
-) -> ProbeResult:
+) -> dict[str, LayerProbe]:
     """Probe every layer of ``train``: standardize by the training samples, fit, choose the penalty on ``val``.
 
-    Nothing is refitted on ``val``. Of equal scores the larger penalty and the shallower layer win. Where the best
+    Nothing is refitted on ``val``. Of equal scores the larger penalty wins. Where the best
     penalty is the first or the last of the grid, further ones, by factors of ten, are tried as long as they are better
     (WIDEN decades at most). A grid of one penalty is a choice, and stays as it is. Deterministic.
     Raises UserError when the training samples are of one class only.
     """
-    layers = {name: _probe_layer(train, val, name, config, torch.device(device)) for name in train.layers}
-    return ProbeResult(layers, max(layers, key=lambda name: layers[name].val))
+    return {name: _probe_layer(train, val, name, config, torch.device(device)) for name in train.layers}
 
 
 def _probe_layer(train: Features, val: Features, name: str, config: ProbeConfig, device: torch.device) -> LayerProbe:
     features_ND, labels_N = train.layers[name].to(device), train.labels.to(device)
-    classes = _classes(train)
+    classes = classes_of(train)
     standard = Standard.of(features_ND)
     problem = Problem(standard(features_ND), labels_N, classes)
     tried: dict[float, float] = {}
@@ -129,90 +133,27 @@ def _probe_layer(train: Features, val: Features, name: str, config: ProbeConfig,
         iterations=sum(each.iterations for each in solutions.values()),
         converged=all(each.converged for each in solutions.values()),
         at_edge=at_edge,
-        features=features_ND.shape[1],
         classifier=Classifier(standard, solutions[best].weight_DK, solutions[best].bias_K),
     )
 
 
-def _classes(train: Features) -> int:
-    """Number of classes; UserError when the training samples leave nothing to tell apart."""
-    found: set[int] = set(train.labels.tolist())
-    if len(found) < 2:
-        raise UserError(
-            f"the probe's {len(train.labels)} training samples have {len(found)} class: "
-            "use data with two classes or more, or a larger benchmark.samples"
-        )
-    return max(found) + 1
-
-
-def check_seen(train_N: Tensor, judged_M: Tensor, split: str) -> float:
-    """The share of the labels ``judged_M`` that do not occur in ``train_N``, which no classifier gets right.
-
-    Raises UserError where that is more than MOST_UNSEEN: the score would tell of the split, not of the encoder.
-    """
-    share = float((~torch.isin(judged_M, train_N)).double().mean())
-    if share > MOST_UNSEEN:
-        raise UserError(
-            f"{share:.0%} of the {split} samples are of classes that the probe's {len(train_N)} training samples lack: "
-            "no encoder can score on them; use splits that share their classes, or a larger benchmark.samples"
-        )
-    return share
-
-
-@register_benchmark("linear", ProbeConfig)
-def run_linear(config: ProbeConfig, encoder: Encoder, datasets: Mapping[str, Dataset], device: torch.device) -> Score:
+@register_benchmark(
+    ProbeConfig(),
+    ProbeConfig(name="linear_20k", samples=20_000),  # where a full probe costs more than the pretraining
+    summary="Logistic regression on the frozen features of every layer",
+    source="Zhang et al. 2016, section 3.2",
+    check=probed_layers,
+)
+def run_linear(config: ProbeConfig, encoder: Encoder, datasets: Datasets, device: torch.device) -> Score:
     """Top-1 of the best layer: every layer on val, then the chosen layer at its chosen penalty once on test."""
-    ids = subset(len(datasets["train"]), config.samples)
-    train = extract(encoder, datasets["train"], ids, config, device)
-    val = extract(encoder, datasets["val"], None, config, device)
-    unseen = {"val": check_seen(train.labels, val.labels, "val")}
-    result = linear_probe(train, val, config, device)
-    best = result.layers[result.best]
-    value, n = best.val, len(val.labels)
-    if "test" in datasets:
-        test = extract(encoder, datasets["test"], None, config.model_copy(update={"layers": (result.best,)}), device)
-        unseen["test"] = check_seen(train.labels, test.labels, "test")
-        value, n = best.classifier.accuracy(test.layers[result.best], test.labels), len(test.labels)
-    return Score(
-        benchmark=config.name,
-        value=value,
-        metric="top1",
-        split="test" if "test" in datasets else "val",
-        n=n,
-        layer=result.best,
-        layers={name: layer.val for name, layer in result.layers.items()},
-        protocol=_protocol(config, encoder, datasets, train, result)
-        | ({"unseen": {split: share for split, share in unseen.items() if share}} if any(unseen.values()) else {}),
-    )
-
-
-def _protocol(
-    config: ProbeConfig, encoder: Encoder, datasets: Mapping[str, Dataset], train: Features, result: ProbeResult
-) -> dict[str, object]:
-    image_CHW = datasets["val"].get(subset(1, None))["image"][0]
-    return {
+    about = {
         "format": PROTOCOL,
-        "config": config.model_dump(mode="json"),
-        "encoder": encoder.config.model_dump(mode="json"),
-        "image_size": list(image_CHW.shape[1:]),
-        "crops": "one view per image, as the data set gives it",
-        "samples": {split: len(data) for split, data in datasets.items()} | {"train": len(train.labels)},
-        "classes": _classes(train),
         "classifier": "multinomial logistic regression on standardized features, fitted on train alone",
         "objective": "mean cross-entropy + penalty / 2 |weight|^2, bias free",
-        "layers": {
-            name: {
-                "features": layer.features,
-                "penalty": layer.penalty,
-                "at_edge": layer.at_edge,
-                "val": {str(penalty): value for penalty, value in layer.tried.items()},
-                "iterations": layer.iterations,
-                "converged": layer.converged,
-            }
-            for name, layer in result.layers.items()
-        },
-        "torch": torch.__version__,
     }
+    return score_layers(
+        config, encoder, datasets, device, about, lambda train, val: linear_probe(train, val, config, device)
+    )
 
 
 @dataclass(frozen=True)
@@ -253,7 +194,7 @@ def quick_score(
     config = ProbeConfig(name="probe", features=features)
     fitted = extract(encoder, _InMemory(train), None, config, device)
     judged = extract(encoder, _InMemory(val), None, config, device)
-    classes = _classes(fitted)
+    classes = classes_of(fitted)
     layers = {}
     for name, features_ND in fitted.layers.items():
         classifier = _ridge(features_ND.to(device), fitted.labels.to(device), classes)

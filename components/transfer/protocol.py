@@ -1,7 +1,7 @@
-"""Benchmarks and their scores. A new kind of benchmark is one new file beside this one.
+"""Benchmarks and their scores. A new kind of benchmark is one new file beside this one: see docs/adding-a-benchmark.md.
 
 It brings a configuration (a subclass of components.config.BenchmarkConfig) and a function decorated with
-`register_benchmark`; `run_benchmark` finds it by the configuration's ``kind``.
+`register_benchmark`, which names one protocol or several: configurations that users ask for by name.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from components.config import BenchmarkConfig, Config
-from components.errors import UserError
+from components.errors import UserError, unknown
 from components.networks.encoder import Encoder
 from components.registry import Registry
 from components.transfer.features import Dataset
@@ -38,24 +38,28 @@ class Score(Config):
 BySeed = Mapping[int, float]
 Datasets = Mapping[str, Dataset]
 Run = Callable[[Any, Encoder, Datasets, torch.device], Score]
+Check = Callable[[Any, Encoder], object]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A kind of benchmark: the class of its configuration, and the function that scores an encoder by it."""
+    """A kind of benchmark: its protocols, and the functions that score an encoder and that check it before."""
 
-    config: type[BenchmarkConfig]
+    summary: str
+    source: str  # the paper
+    protocols: tuple[BenchmarkConfig, ...]
     run: Run
+    check: Check  # raises UserError where an encoder and a configuration do not go together
 
 
 _REGISTRY: Registry[Benchmark] = Registry("components.transfer", "kind of benchmark", "kinds of benchmark")
 
 
-def register_benchmark(kind: str, config: type[BenchmarkConfig]) -> Callable[[Run], Run]:
-    """Decorator of the function that scores: makes a kind of benchmark known."""
+def register_benchmark(*protocols: BenchmarkConfig, summary: str, source: str, check: Check) -> Callable[[Run], Run]:
+    """Decorator of the function that scores: makes a kind of benchmark known, with its protocols, all of one class."""
 
     def add(run: Run) -> Run:
-        _REGISTRY.register(kind, Benchmark(config, run), run)
+        _REGISTRY.register(protocols[0].kind, Benchmark(summary, source, protocols, run, check), run)
         return run
 
     return add
@@ -66,9 +70,22 @@ def all_benchmarks() -> dict[str, Benchmark]:
     return _REGISTRY.all()
 
 
-def get_benchmark(kind: str) -> Benchmark:
-    """The benchmark of that kind; UserError with the nearest name otherwise."""
-    return _REGISTRY.get(kind)
+def all_protocols() -> dict[str, BenchmarkConfig]:
+    """Every protocol by its name, those of all kinds."""
+    return {protocol.name: protocol for kind in all_benchmarks().values() for protocol in kind.protocols}
+
+
+def get_protocol(name: str) -> BenchmarkConfig:
+    """The protocol called ``name``; UserError with the nearest name otherwise."""
+    protocols = all_protocols()
+    if name not in protocols:
+        raise unknown("benchmark", name, protocols)
+    return protocols[name]
+
+
+def check_benchmark(config: BenchmarkConfig, encoder: Encoder) -> None:
+    """Raise UserError where the encoder cannot be scored by the protocol ``config``, such as for a layer it lacks."""
+    _REGISTRY.get(config.kind).check(config, encoder)
 
 
 def run_benchmark(
@@ -84,7 +101,7 @@ def run_benchmark(
             raise UserError(
                 f"benchmark {config.name!r} needs a {split} split that is not empty: prepare the data with one"
             )
-    return get_benchmark(config.kind).run(config, encoder, datasets, torch.device(device))
+    return _REGISTRY.get(config.kind).run(config, encoder, datasets, torch.device(device))
 
 
 def gap_closed(score: float, random: float, supervised: float) -> float | None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from pipelines.cli.catalogue import recipes, tasks
+from pipelines.cli.catalogue import benchmarks, recipes, tasks
 from pipelines.cli.data import data_show, data_verify
 from pipelines.cli.jobs import demo, prepare, pretrain, table, transfer
 from pipelines.cli.options import with_shared_options
@@ -38,7 +38,7 @@ def build_app() -> typer.Typer:
     local = typer.Typer(rich_markup_mode=None, help="Servers on this machine, to try things with.")
     app.add_typer(data, name="data")
     app.add_typer(local, name="local")
-    for command in (demo, prepare, pretrain, transfer, table, sweep, measure, generate, tasks, recipes, ui):
+    for command in (demo, prepare, pretrain, transfer, table, sweep, measure, generate, tasks, recipes, benchmarks, ui):
         app.command()(with_shared_options(command))
     data.command("show")(with_shared_options(data_show))
     data.command("verify")(with_shared_options(data_verify))

@@ -1,4 +1,4 @@
-"""What there is: tasks and recipes."""
+"""What there is: tasks, recipes and benchmarks."""
 
 from typing import Annotated
 
@@ -61,3 +61,28 @@ def recipes(
         facts = {"recipes": rows}
     if json_:
         terminal.last_line(facts)
+
+
+def benchmarks(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only this benchmark.")] = None,
+    json_: Json = False,
+) -> None:
+    """List the benchmarks that score encoders.
+
+    Each with its keys, for --set benchmark.KEY=VALUE of `genoise transfer`.
+
+    \b
+    Examples:
+      genoise benchmarks
+      genoise benchmarks knn
+    """
+    from components.transfer.protocol import all_benchmarks, get_protocol
+    from pipelines import terminal
+    from pipelines.cli.task_facts import benchmark_facts
+
+    kinds = all_benchmarks()
+    chosen = [kinds[get_protocol(name).kind]] if name else kinds.values()
+    facts = [fact for kind in chosen for fact in benchmark_facts(kind) if name in (None, fact["name"])]
+    terminal.show_benchmarks(facts)
+    if json_:
+        terminal.last_line({"benchmarks": facts})

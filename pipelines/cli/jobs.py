@@ -118,7 +118,7 @@ def transfer(
     encoder: Annotated[
         str, typer.Option(metavar="URI", help="Encoder: a folder, or an MLflow URI as pretrain prints it.")
     ],
-    benchmark: Annotated[str, typer.Option(metavar="NAME", help="Protocol to score it by.")] = "linear",
+    benchmark: Annotated[str, typer.Option(metavar="NAME", help="Of `genoise benchmarks`.")] = "linear",
     source: Source = None,
     root: Root = None,
     splits: Splits = None,

@@ -1,4 +1,4 @@
-"""Facts about tasks and recipes as plain values: what the terminal shows and what ``--json`` prints."""
+"""Facts about tasks, recipes and benchmarks as plain values: what the terminal shows and what ``--json`` prints."""
 
 from typing import Any, get_args
 
@@ -6,6 +6,7 @@ from pydantic.fields import FieldInfo
 
 from components.config import Config
 from components.tasks.base import Task, parts_of
+from components.transfer.protocol import Benchmark
 
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
@@ -34,6 +35,24 @@ def task_facts(task: type[Task]) -> dict[str, Any]:
         },
         "options": option_facts(task.Options),
     }
+
+
+def benchmark_facts(kind: Benchmark) -> list[dict[str, Any]]:
+    """Of each protocol of a kind of benchmark: name, kind, summary, source, and its keys with their values."""
+    return [
+        {
+            "name": protocol.name,
+            "kind": protocol.kind,
+            "summary": kind.summary,
+            "source": kind.source,
+            "keys": {
+                key: fact | {"default": getattr(protocol, key)}
+                for key, fact in option_facts(type(protocol)).items()
+                if key not in ("name", "kind")
+            },
+        }
+        for protocol in kind.protocols
+    ]
 
 
 def option_facts(options: type[Config]) -> dict[str, dict[str, Any]]:

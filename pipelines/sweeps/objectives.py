@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from components.errors import unknown
-from pipelines.recipes import BENCHMARKS
+from components.transfer.protocol import all_protocols
 
 COST = "cost"  # core-seconds of the training
 UNIVERSAL = "universal"  # mean over tasks of (score - random) / (supervised - random)
@@ -25,7 +25,7 @@ class Objective:
 
 def get_objective(name: str) -> Objective:
     """The objective called ``name``; UserError with the nearest name otherwise."""
-    signs = dict.fromkeys(BENCHMARKS, 1.0) | {COST: -1.0} | PICTURES
+    signs = dict.fromkeys(all_protocols(), 1.0) | {COST: -1.0} | PICTURES
     if name not in signs:
         raise unknown("objective", name, signs)
     return Objective(name, signs[name])

@@ -14,13 +14,13 @@ from components.config import Recipe
 from components.errors import Diverged, Stopped, UserError
 from components.pictures.measure import MeasureConfig
 from components.tasks.base import get_task, makes_pictures
-from components.transfer.protocol import Estimate, gap_closed
+from components.transfer.protocol import Estimate, gap_closed, get_protocol
 from infra.errors import OutsideError
 from pipelines.data.prepared import Prepared
 from pipelines.measure import measure_step
 from pipelines.picture_requests import Measurement
 from pipelines.pretrain import pretrain_step
-from pipelines.recipes import load_benchmark, load_recipe
+from pipelines.recipes import load_recipe
 from pipelines.steps.results import Results, StepResult, V
 from pipelines.steps.step import Step, StepRun, Within, in_order
 from pipelines.sweeps.config import terms_of
@@ -190,7 +190,7 @@ class Trials:
         if objective.name in PICTURES:
             return self._of_pictures(objective, trained, parent)
         benchmark = recipe.benchmarks[0] if objective.name == UNIVERSAL else objective.name
-        return self.steps.result(validation_step(recipe, load_benchmark(benchmark)), parent).value.best_val
+        return self.steps.result(validation_step(recipe, get_protocol(benchmark)), parent).value.best_val
 
     def _of_pictures(self, objective: Objective, trained: StepResult[Pretrained], parent: str) -> float:
         """A figure of the pictures that the trained task makes of the validation split."""

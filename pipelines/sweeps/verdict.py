@@ -8,8 +8,7 @@ from typing import Any
 
 from components.config import Recipe
 from components.errors import Diverged
-from components.transfer.protocol import mean_interval
-from pipelines.recipes import load_benchmark
+from components.transfer.protocol import get_protocol, mean_interval
 from pipelines.sweeps.trials import Steps
 from pipelines.table import with_seed
 from pipelines.transfer import transfer_step
@@ -91,7 +90,7 @@ def scores_on_test(
 
     def score(recipe: Recipe) -> float | None:
         try:
-            return float(steps.result(transfer_step(recipe, load_benchmark(benchmark)), parent).value.value)
+            return float(steps.result(transfer_step(recipe, get_protocol(benchmark)), parent).value.value)
         except Diverged:
             return None
 

@@ -3,8 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from components.transfer.protocol import Z95
-from pipelines.recipes import BENCHMARKS
+from components.transfer.protocol import Z95, all_protocols
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import RESCALED, Record
 from pipelines.tables.untrained import Worth, beside, variance
@@ -31,7 +30,7 @@ def worth_of(
             half = _of_gaps(winner.scores, rescaled.scores, ends, samples)
             found.append(Worth(RESCALED, winner.values[UNIVERSAL], rescaled.values[UNIVERSAL], half, share))
         return found
-    if objective not in BENCHMARKS or rescaled is None:
+    if objective not in all_protocols() or rescaled is None:
         return []
     return [beside(RESCALED, winner.values[objective], rescaled.values[objective], samples)]
 

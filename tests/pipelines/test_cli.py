@@ -34,6 +34,7 @@ COMMANDS = {
     | {"--enlarge", "--overwrite"},
     "tasks": {"NAME", "--json"},
     "recipes": {"NAME", "--set", "--json"},
+    "benchmarks": {"NAME", "--json"},
     "ui": {"--port", "--home", "--json"},
 }
 Command = Callable[..., tuple[int, str, str]]
@@ -317,6 +318,7 @@ def test_the_default_server_is_a_file_in_the_home(tmp_path: Path, monkeypatch: p
         (["generate", "--run", "r", "--to", "o", "--dry-run"], {"made"}),
         (["tasks", "rotation"], {"tasks"}),
         (["recipes"], {"recipes"}),
+        (["benchmarks"], {"benchmarks"}),
         (["recipes", "rotation"], set(Recipe.model_fields)),
     ],
 )
@@ -360,6 +362,14 @@ def test_tasks_shows_terms_and_options(genoise: Command) -> None:
         assert f"{name}" in out and f"{term['weight']:g}" in out and f"{low:g} to {high:g}" in out
     for name, option in task["options"].items():
         assert name in out and option["description"]
+
+
+def test_benchmarks_shows_the_keys_of_each(genoise: Command) -> None:
+    code, out, _ = genoise("benchmarks", "linear_20k", "--json")
+    assert code == 0 and "linear_20k: Logistic regression" in out
+    (benchmark,) = json.loads(out.splitlines()[-1])["benchmarks"]
+    assert benchmark["keys"]["samples"]["default"] == 20_000 and benchmark["keys"]["features"]["range"] == ">= 16"
+    assert "unknown benchmark 'liner': did you mean 'linear'?" in genoise("benchmarks", "liner")[2]
 
 
 def test_tasks_says_which_terms_need_an_option(genoise: Command) -> None:

@@ -13,9 +13,10 @@ from tempfile import mkdtemp
 
 import pytest
 
+from components.transfer.protocol import get_protocol
 from pipelines import table
 from pipelines.pretrain import pretrain_step
-from pipelines.recipes import load_benchmark, load_recipe, load_recipes, recipes
+from pipelines.recipes import load_recipe, load_recipes, recipes
 from pipelines.session import Session
 from pipelines.sweep import search_step, verdict_step
 from pipelines.sweeps.config import make_sweep
@@ -46,7 +47,7 @@ def of_recipe(name: str, folder: Path) -> dict[str, str]:
     trained = pretrain_step(recipe)
     found = {"prepare": trained.inputs[0].fingerprint, "pretrain": trained.fingerprint}
     if source not in FOLDERS:
-        found["transfer"] = transfer_step(recipe, load_benchmark(recipe.benchmarks[0])).fingerprint
+        found["transfer"] = transfer_step(recipe, get_protocol(recipe.benchmarks[0])).fingerprint
     return found
 
 

@@ -9,13 +9,13 @@ import torch
 
 from components.errors import UserError
 from components.tasks.base import Parts, Task, all_tasks, build_task, parts_of, resolve_weights
+from components.transfer.protocol import get_protocol
 from pipelines.recipes import (
     BUILT_IN,
     DEMO,
     DEMO_SETTINGS,
     check_recipe,
     comparable,
-    load_benchmark,
     load_places,
     load_recipe,
     load_recipes,
@@ -154,7 +154,7 @@ def test_tasks_that_train_nothing_have_no_epochs() -> None:
 def test_places_are_data_and_benchmark() -> None:
     places = load_places("folder", "images", overrides=["data.size=64", "benchmark.features=256"])
     assert (places.data.source, places.data.root, places.data.size) == ("folder", "images", 64)
-    assert places.benchmark == load_benchmark("linear").model_copy(update={"features": 256})
+    assert places.benchmark == get_protocol("linear").model_copy(update={"features": 256})
 
 
 @pytest.mark.parametrize(

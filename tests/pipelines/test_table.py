@@ -9,8 +9,9 @@ import pytest
 
 from components.config import Recipe
 from components.errors import Diverged, UserError
+from components.transfer.protocol import get_protocol
 from pipelines.pretrain import pretrain_step
-from pipelines.recipes import check_recipe, load_benchmark, load_recipe
+from pipelines.recipes import check_recipe, load_recipe
 from pipelines.steps.results import StepResult
 from pipelines.table import Table, _cells, _table, metrics, yardsticks
 from pipelines.tables.figure import figure
@@ -168,6 +169,6 @@ def test_only_what_was_learned_without_labels_is_registered(name: str, settings:
     run.tracker.models.register_encoder.return_value = (3, True)
     trained = cast(Any, SimpleNamespace(run_id="run", value=SimpleNamespace(model_id="m-1")))
     value = result(0.5).value
-    scored = _published(run, trained, MagicMock(), load_recipe(name, settings), load_benchmark("linear"), value)
+    scored = _published(run, trained, MagicMock(), load_recipe(name, settings), get_protocol("linear"), value)
     assert run.tracker.models.register_encoder.called == registered
     assert (scored.model == "models:/genoise-shapes/3") == registered

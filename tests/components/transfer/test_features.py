@@ -81,10 +81,10 @@ def test_a_layer_that_does_not_exist_is_named() -> None:
 def test_too_many_channels_says_which_layer_and_what_to_type() -> None:
     config = ProbeConfig(features=16)
     with pytest.raises(UserError, match=r"layer conv3 has 24 channels.* = 16: give --set benchmark.features=24"):
-        probed_layers(small(), config.model_copy(update={"layers": ("conv1", "conv3")}))
+        probed_layers(config.model_copy(update={"layers": ("conv1", "conv3")}), small())
     with pytest.raises(UserError, match="empty"):
-        probed_layers(small(), ProbeConfig(layers=()))
-    assert probed_layers(small(), ProbeConfig(features=16, layers=("conv2", "conv1"))) == ("conv1", "conv2")
+        probed_layers(ProbeConfig(layers=()), small())
+    assert probed_layers(ProbeConfig(features=16, layers=("conv2", "conv1")), small()) == ("conv1", "conv2")
 
 
 def test_an_unlabelled_data_set_is_refused() -> None:

@@ -12,6 +12,7 @@ from components.data.scramble import Int64
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Features
+from components.transfer.frozen import best_layer
 from components.transfer.probe import WIDEN, LayerProbe, Standard, linear_probe, quick_score
 from components.transfer.protocol import Score, run_benchmark
 
@@ -105,9 +106,9 @@ def test_the_penalty_is_the_best_on_val_and_not_on_train() -> None:
     x[:, 0] += labels * 1.5  # one feature tells, 59 tempt
     train = Features({"a": x[:80]}, labels[:80])
     val = Features({"a": x[80:]}, labels[80:])
-    probe = linear_probe(train, val, ProbeConfig(penalties=(1e-5, 1.0))).layers["a"]
+    probe = linear_probe(train, val, ProbeConfig(penalties=(1e-5, 1.0)))["a"]
     assert probe.penalty == 1.0 and probe.tried[1.0] > probe.tried[1e-5]
-    assert probe.val == probe.tried[1.0] == probe.classifier.accuracy(val.layers["a"], val.labels)
+    assert probe.val == probe.tried[1.0] == probe.accuracy(val.layers["a"], val.labels)
 
 
 def tempted(train: int, signal: float, penalties: tuple[float, ...]) -> LayerProbe:
@@ -117,7 +118,7 @@ def tempted(train: int, signal: float, penalties: tuple[float, ...]) -> LayerPro
     x[:, 0] += labels * signal
     parts = slice(0, train), slice(train, None)
     features, held_back = (Features({"a": x[part]}, labels[part]) for part in parts)
-    return linear_probe(features, held_back, ProbeConfig(penalties=penalties)).layers["a"]
+    return linear_probe(features, held_back, ProbeConfig(penalties=penalties))["a"]
 
 
 def test_a_grid_that_ends_at_its_best_penalty_is_widened() -> None:
@@ -131,7 +132,7 @@ def test_a_grid_that_ends_at_its_best_penalty_is_widened() -> None:
     told = shared + 0.02 * small + 0.05 * labels  # the class is in the difference of two features that are nearly one
     x = torch.stack([shared, told], 1)
     train, val = (Features({"a": x[part]}, labels[part]) for part in (slice(500), slice(500, 900)))
-    downward = linear_probe(train, val, ProbeConfig(penalties=(0.1, 1.0))).layers["a"]
+    downward = linear_probe(train, val, ProbeConfig(penalties=(0.1, 1.0)))["a"]
     assert list(downward.tried)[2] == 0.01 and downward.penalty <= 1e-3 and downward.val > downward.tried[0.1] + 0.1
 
 
@@ -146,7 +147,7 @@ def test_a_grid_is_widened_no_further_than_it_says_and_a_choice_not_at_all() -> 
 def test_of_equal_layers_the_shallower_one_wins() -> None:
     x, labels = torch.randn(60, 4), torch.arange(60) % 2
     features = Features({"first": x, "second": x.clone()}, labels)
-    assert linear_probe(features, features, CONFIG).best == "first"
+    assert best_layer(linear_probe(features, features, CONFIG)) == "first"
 
 
 def test_one_class_is_refused() -> None:

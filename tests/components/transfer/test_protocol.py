@@ -97,14 +97,21 @@ def test_a_new_kind_is_one_config_and_one_function(monkeypatch: pytest.MonkeyPat
         kind: Literal["constant"] = "constant"
         value: float = 0.25
 
-    @protocol.register_benchmark("constant", Constant)
+    @protocol.register_benchmark(
+        Constant(), Constant(name="half", value=0.5), summary="a constant", source="nowhere", check=lambda *_: None
+    )
     def run(config: Constant, encoder: Any, datasets: Any, device: torch.device) -> Score:
         return Score(value=config.value, **BASE)
 
     encoder = build_encoder(EncoderConfig(width=4))
     splits: Any = {"train": [0], "val": [0]}
-    assert {"constant", "linear"} <= set(protocol.all_benchmarks())
+    assert {"constant", "half", "linear", "linear_20k"} <= protocol.all_protocols().keys()
+    half = protocol.get_protocol("half")
+    protocol.check_benchmark(half, encoder)
+    assert run_benchmark(half, encoder, splits).value == 0.5
     assert run_benchmark(Constant(value=0.75), encoder, splits).value == 0.75
+    with pytest.raises(UserError, match="unknown benchmark 'halt': did you mean 'half'"):
+        protocol.get_protocol("halt")
     with pytest.raises(UserError, match="unknown kind of benchmark 'constand': did you mean 'constant'"):
         run_benchmark(BenchmarkConfig(name="x", kind="constand"), encoder, splits)
 

@@ -1,0 +1,121 @@
+"""Benchmarks of frozen features: every layer is judged on validation, the best one has the last word on test.
+
+Legend of shape suffixes: N samples of a split, M other samples, D features.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from components.config import FrozenConfig
+from components.errors import UserError
+from components.networks.encoder import Encoder
+from components.transfer.features import Features, extract, subset
+from components.transfer.protocol import Datasets, Score
+
+MOST_UNSEEN = 0.5
+
+
+class FittedLayer(Protocol):
+    """What was fitted to the features of one layer."""
+
+    @property
+    def val(self) -> float:
+        """Validation top-1, in [0, 1], at the choices that were best there."""
+        ...
+
+    def accuracy(self, features_ND: Tensor, labels_N: Tensor) -> float:
+        """Top-1, in [0, 1], of raw features."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What the protocol says of it: the choices, and what was tried, as JSON values."""
+        ...
+
+
+Fitted = TypeVar("Fitted", bound=FittedLayer)
+Fit = Callable[[Features, Features], Mapping[str, FittedLayer]]
+
+
+def score_layers(
+    config: FrozenConfig,
+    encoder: Encoder,
+    datasets: Datasets,
+    device: torch.device,
+    about: Mapping[str, Any],
+    fit: Fit,
+) -> Score:
+    """Top-1 of the best layer: all layers on val, then the chosen one once on test, where there is one.
+
+    ``fit`` is given the features of train and of val, and returns what it fitted to each layer; ``about`` says in the
+    protocol what that is. Raises UserError for training samples of one class, and for a split most of whose samples are
+    of classes that training lacks.
+    """
+    ids = subset(len(datasets["train"]), config.samples)
+    train = extract(encoder, datasets["train"], ids, config, device)
+    val = extract(encoder, datasets["val"], None, config, device)
+    classes = classes_of(train)
+    unseen = {"val": _share_unseen(train.labels, val.labels, "val")}
+    layers = fit(train, val)
+    name = best_layer(layers)
+    value, n = layers[name].val, len(val.labels)
+    if "test" in datasets:
+        test = extract(encoder, datasets["test"], None, config.model_copy(update={"layers": (name,)}), device)
+        unseen["test"] = _share_unseen(train.labels, test.labels, "test")
+        value, n = layers[name].accuracy(test.layers[name], test.labels), len(test.labels)
+    image_CHW = datasets["val"].get(subset(1, None))["image"][0]
+    protocol = {
+        **about,
+        "config": config.model_dump(mode="json"),
+        "encoder": encoder.config.model_dump(mode="json"),
+        "image_size": list(image_CHW.shape[1:]),
+        "crops": "one view per image, as the data set gives it",
+        "samples": {split: len(data) for split, data in datasets.items()} | {"train": len(train.labels)},
+        "classes": classes,
+        "layers": {each: {"features": train.layers[each].shape[1], **layers[each].facts()} for each in layers},
+        "torch": torch.__version__,
+    }
+    if shares := {split: share for split, share in unseen.items() if share}:
+        protocol["unseen"] = shares
+    return Score(
+        benchmark=config.name,
+        value=value,
+        metric="top1",
+        split="test" if "test" in datasets else "val",
+        n=n,
+        layer=name,
+        layers={each: layer.val for each, layer in layers.items()},
+        protocol=protocol,
+    )
+
+
+def best_layer(layers: Mapping[str, Fitted]) -> str:
+    """The layer with the highest validation score; of equal ones the shallower."""
+    return max(layers, key=lambda name: layers[name].val)
+
+
+def classes_of(train: Features) -> int:
+    """Number of classes; UserError when the training samples leave nothing to tell apart."""
+    found: set[int] = set(train.labels.tolist())
+    if len(found) < 2:
+        raise UserError(
+            f"the probe's {len(train.labels)} training samples have {len(found)} class: "
+            "use data with two classes or more, or a larger benchmark.samples"
+        )
+    return max(found) + 1
+
+
+def _share_unseen(train_N: Tensor, judged_M: Tensor, split: str) -> float:
+    """The share of the labels ``judged_M`` that do not occur in ``train_N``, which no classifier gets right.
+
+    Raises UserError where that is more than MOST_UNSEEN: the score would tell of the split, not of the encoder.
+    """
+    share = float((~torch.isin(judged_M, train_N)).double().mean())
+    if share > MOST_UNSEEN:
+        raise UserError(
+            f"{share:.0%} of the {split} samples are of classes that the probe's {len(train_N)} training samples lack: "
+            "no encoder can score on them; use splits that share their classes, or a larger benchmark.samples"
+        )
+    return share
