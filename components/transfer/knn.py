@@ -60,7 +60,7 @@ class Neighbours:
     def accuracies(self, features_MD: Tensor, labels_M: Tensor, numbers: tuple[int, ...]) -> dict[int, float]:
         """{number of neighbours: top-1} of raw features."""
         right = dict.fromkeys(numbers, 0)
-        for judged_MD, label_M in zip(features_MD.split(JUDGED), labels_M.split(JUDGED), strict=True):
+        for judged_MD, label_M in zip(torch.split(features_MD, JUDGED), torch.split(labels_M, JUDGED), strict=True):
             similar_MN = F.normalize(judged_MD.to(self.train_ND.device)) @ self.train_ND.T
             near_MJ, place_MJ = similar_MN.topk(max(numbers))
             vote_MJ = ((near_MJ - near_MJ[:, :1]) / self.temperature).exp()  # of the nearest 1: nothing overflows
