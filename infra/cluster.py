@@ -23,7 +23,7 @@ NAMESPACE = "genoise"
 # memory, is taken from what caches decoded images, and /dev/shm of a container is often smaller than that.
 OBJECT_STORE_BYTES = 256 << 20
 CONNECT_TIMEOUT_S = 5.0
-LEAVE_TIMEOUT_S = 5.0
+LEAVE_TIMEOUT_S = 0.5  # for processes of Ray to end by themselves, which have nothing left to do
 POLL_S = 0.2
 PROJECT = Path(__file__).resolve().parents[1]
 SETTINGS = {

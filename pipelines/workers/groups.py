@@ -20,6 +20,7 @@ from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from components.errors import UserError
 from infra import ending
@@ -70,6 +71,16 @@ class _Told(ray.train.UserCallback):
         self.queue.failed(worker_exceptions)
 
 
+class _Unannounced(FixedScalingPolicy):
+    """So many workers, of which no autoscaler is told: that costs an actor, and a private instance has none."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Nothing is requested."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+
 class _Trainer(TorchTrainer):
     """Ray Train without what a group of workers has no use for, of which each costs a process.
 
@@ -78,12 +89,15 @@ class _Trainer(TorchTrainer):
     """
 
     def __init__(self, private: bool, **settings: Any) -> None:
+        self._private = private
         self._unused = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if private else set())
         self.controller: Any = None
         super().__init__(**settings)
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         """As Ray Train's own, which keeps the controller to itself: here `end` can end it from another thread."""
+        if self._private:
+            settings["scaling_policy"] = _Unannounced(settings["scaling_policy"].scaling_config)
         known = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0", **get_env_vars_to_propagate()}
         self.controller = start_here(ray.remote(TrainController), {"runtime_env": {"env_vars": known}}, **settings)
         ray.get(self.controller.run.remote())
@@ -259,10 +273,11 @@ class Groups:
         """
         self._closed.set()
         until = time.monotonic() + CLOSE_S
+        at_once = list(self._idle) if self.private else []  # what is left of them ends with Ray, in a moment
         self._dismiss(self._idle)
         for group in self._made:
             while group.lasts and time.monotonic() < until + CLOSE_S:
-                if ending.begun() or time.monotonic() > until:
+                if group in at_once or ending.begun() or time.monotonic() > until:
                     group.end()
                 time.sleep(POLL_S / 10)
 

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from pipelines.__main__ import run
-from tests.e2e.jobs import DATA, MAIN_JOB, ROOT, Home, sets
+from tests.e2e.jobs import (
+    DATA,
+    MAIN_JOB,
+    PRETRAIN,
+    ROOT,
+    STEPS,
+    TRAINING,
+    Home,
+    check_every_sample_once,
+    sets,
+)
 
 MakeHome = Callable[..., Home]
 
@@ -59,3 +69,13 @@ def main_job(new_home: MakeHome) -> tuple[Home, str]:
     done = home.run(*MAIN_JOB)
     assert done.code == 0, done.err
     return home, done.out
+
+
+@pytest.fixture(scope="session")
+def undisturbed(new_home: MakeHome) -> Home:
+    """The home of a training that nobody disturbed."""
+    home = new_home()
+    assert home.run(*PRETRAIN, *sets(TRAINING)).last["value"]["steps"] == STEPS
+    check_every_sample_once(home)
+    assert all(len(rank) == STEPS for rank in home.lines())
+    return home

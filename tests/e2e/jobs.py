@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,22 @@ MAIN_JOB = [
     *("table", "context_encoder", "--json"),
     *sets({**TINY, "training.workers": 2, "training.log_every": 4, "training.sample_every": 0.5}),
 ]
+
+# A training that can be killed anywhere: two players, averaged weights, batch statistics over two ranks.
+SAMPLES, BATCH, EPOCHS = 512, 32, 3
+STEPS = SAMPLES * EPOCHS // BATCH
+EVERY = 4  # steps between checkpoints
+TRAINING = {
+    **TINY,
+    "training.epochs": EPOCHS,
+    "training.workers": 2,
+    "training.precision": "fp32",
+    "training.ema": 0.9,
+    "training.log_every": 1,
+    "training.checkpoint_every": EVERY,
+    "training.record_ids": True,
+}
+PRETRAIN = ["pretrain", "context_encoder", "--json", "--quiet"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +133,31 @@ def kill(pid: int) -> None:
     """kill -9"""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def check_every_sample_once(home: "Home") -> None:
+    """Every epoch is a permutation of all samples, and all are different."""
+    ids = home.ids()
+    assert sorted(ids) == list(range(STEPS))
+    stream = [sample for step in range(STEPS) for sample in ids[step]]
+    epochs = [stream[start : start + SAMPLES] for start in range(0, len(stream), SAMPLES)]
+    assert len(epochs) == EPOCHS
+    assert all(sorted(epoch) == list(range(SAMPLES)) for epoch in epochs)
+    assert all(before != after for before, after in pairwise(epochs))
+
+
+def differences(found: Any, expected: Any, where: str = "") -> list[str]:
+    """The places in two states at which they are not the same, bit for bit."""
+    import torch
+
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        return [line for key in expected for line in differences(found[key], expected[key], f"{where}.{key}")]
+    if isinstance(expected, list):
+        assert len(found) == len(expected), where
+        return [line for k in range(len(expected)) for line in differences(found[k], expected[k], f"{where}.{k}")]
+    same = torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected
+    return [] if same else [where]
 
 
 class Home:

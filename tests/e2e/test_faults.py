@@ -10,28 +10,21 @@ import torch
 from infra.local import Server
 from infra.storage import open_storage
 from pipelines.training.checkpoints import Checkpoints
-from tests.e2e.jobs import DATA, TINY, Home, sets
-from tests.e2e.test_kill import differences
+from tests.e2e.jobs import DATA, PRETRAIN, STEPS, TRAINING, Home, differences, sets
 from tests.faults import Faults, Proxy
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
-SETTINGS = {
-    **TINY,
-    "training.workers": 2,
-    "training.precision": "fp32",
-    "training.checkpoint_every": 4,
-    "training.ema": 0.9,
-}
-COMMAND = ["pretrain", "context_encoder", "--json", "--quiet"]
-
 
 def test_from_bucket_to_bucket_with_faults(
-    new_home: Callable[..., Home], prepared: Path, s3: Server, s3_restart: Callable[[], None], tmp_path: Path
+    new_home: Callable[..., Home],
+    undisturbed: Home,
+    prepared: Path,
+    s3: Server,
+    s3_restart: Callable[[], None],
+    tmp_path: Path,
 ) -> None:
-    clean, faulty = new_home(), new_home()
-    assert clean.run(*COMMAND, *sets(SETTINGS)).last["value"]["steps"] == 16
-
+    faulty = new_home()
     faults = Faults(error_every=20, reset_every=17, truncate="train-000000.tar", restart=s3_restart)
     with Proxy(s3.url, faults) as proxy:
         known = {**s3.environment, "AWS_ENDPOINT_URL": proxy.url}
@@ -47,17 +40,17 @@ def test_from_bucket_to_bucket_with_faults(
             "training.checkpoints": f"s3://shards/{tmp_path.name}/kept",
         }
         faults.restart_at = len(proxy.requests) + 30
-        run = faulty.run(*COMMAND, *sets({**SETTINGS, **places}), environment=known)
-        assert run.last["value"]["steps"] == 16
+        run = faulty.run(*PRETRAIN, *sets({**TRAINING, **places}), environment=known)
+        assert run.last["value"]["steps"] == STEPS
         assert all(proxy.done[fault] for fault in ("error", "reset", "truncate", "restart")), proxy.done
 
     checkpoints = Checkpoints(f"{places['training.checkpoints']}/{faulty.job.name}")
     found = checkpoints.newest(tmp_path / "into")
-    assert found and found[0] == 16
+    assert found and found[0] == STEPS
     state = torch.load(found[1] / "state.pt", weights_only=True)
-    assert differences(state, clean.last_state()) == []
+    assert differences(state, undisturbed.last_state()) == []
     assert not list(faulty.job.glob("checkpoint_*"))  # they are in the bucket, and nowhere else
-    files = [each.encoder_file(each.step_run("pretrain").info.run_id) for each in (faulty, clean)]
+    files = [each.encoder_file(each.step_run("pretrain").info.run_id) for each in (faulty, undisturbed)]
     assert files[0] == files[1]
     secret = s3.environment["AWS_SECRET_ACCESS_KEY"].encode()
     texts = [

@@ -3,50 +3,34 @@
 import shutil
 from collections.abc import Callable
 from itertools import groupby, pairwise
-from typing import Any
 
 import pytest
-import torch
 
-from tests.e2e.jobs import TINY, Home, Running, kill, sets
+from tests.e2e.jobs import (
+    EVERY,
+    PRETRAIN,
+    STEPS,
+    TRAINING,
+    Home,
+    Running,
+    check_every_sample_once,
+    differences,
+    kill,
+    sets,
+)
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
-SAMPLES, BATCH, EPOCHS = 512, 32, 3
-STEPS = SAMPLES * EPOCHS // BATCH
-EVERY = 4  # steps between checkpoints
 NEXT = 2  # steps after which another number of workers must still have the same losses
 KILLED_AFTER = 10  # steps: in the first epoch, between two checkpoints
-# Two players, averaged weights, batch statistics over the ranks: all that a checkpoint has to hold.
-SETTINGS = {
-    **TINY,
-    "training.epochs": EPOCHS,
-    "training.workers": 2,
-    "training.precision": "fp32",
-    "training.ema": 0.9,
-    "training.log_every": 1,
-    "training.checkpoint_every": EVERY,
-    "training.record_ids": True,
-}
-COMMAND = ["pretrain", "context_encoder", "--json", "--quiet"]
 MakeHome = Callable[..., Home]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(new_home: MakeHome) -> Home:
-    """The home of a training that nobody disturbed."""
-    home = new_home()
-    assert home.run(*COMMAND, *sets(SETTINGS)).last["value"]["steps"] == STEPS
-    check_every_sample_once(home)
-    assert all(len(rank) == STEPS for rank in home.lines())
-    return home
 
 
 @pytest.fixture(scope="module")
 def cut_off(new_home: MakeHome) -> tuple[Home, str]:
     """A home in which the driver was killed in mid-epoch, with Ray's servers; and the id of its unfinished run."""
     home = new_home()
-    running = home.start(*COMMAND, *sets(SETTINGS))
+    running = home.start(*PRETRAIN, *sets(TRAINING))
     wait_for_mid_epoch(home, running)
     running.kill()
     assert KILLED_AFTER <= home.steps_done() < STEPS
@@ -57,29 +41,6 @@ def cut_off(new_home: MakeHome) -> tuple[Home, str]:
 
 def wait_for_mid_epoch(home: Home, running: Running) -> None:
     running.wait_until(lambda: home.steps_done() > KILLED_AFTER)
-
-
-def check_every_sample_once(home: Home) -> None:
-    """Every epoch is a permutation of all samples, and all are different."""
-    ids = home.ids()
-    assert sorted(ids) == list(range(STEPS))
-    stream = [sample for step in range(STEPS) for sample in ids[step]]
-    epochs = [stream[start : start + SAMPLES] for start in range(0, len(stream), SAMPLES)]
-    assert len(epochs) == EPOCHS
-    assert all(sorted(epoch) == list(range(SAMPLES)) for epoch in epochs)
-    assert all(before != after for before, after in pairwise(epochs))
-
-
-def differences(found: Any, expected: Any, where: str = "") -> list[str]:
-    """The places in two states at which they are not the same, bit for bit."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        return [line for key in expected for line in differences(found[key], expected[key], f"{where}.{key}")]
-    if isinstance(expected, list):
-        assert len(found) == len(expected), where
-        return [line for k in range(len(expected)) for line in differences(found[k], expected[k], f"{where}.{k}")]
-    same = torch.equal(found, expected) if isinstance(expected, torch.Tensor) else found == expected
-    return [] if same else [where]
 
 
 def check_same_weights(home: Home, undisturbed: Home) -> None:
@@ -104,23 +65,17 @@ def losses(home: Home, run_id: str) -> dict[str, list[float]]:
     return found
 
 
-def test_a_killed_worker_is_replaced(new_home: MakeHome) -> None:
-    """Of a task that remembers pictures: what its discriminators are shown of the past is part of the checkpoint."""
-    command = ["pretrain", "cyclegan", "--json", "--quiet"]
-    settings = sets({**SETTINGS, "training.epochs": 1, "encoder.width": 4, "options.pool": 8, "options.patch": 16})
-    home, undisturbed = new_home(), new_home()
-    running = home.start(*command, *settings)
+def test_a_killed_worker_is_replaced(new_home: MakeHome, undisturbed: Home) -> None:
+    home = new_home()
+    running = home.start(*PRETRAIN, *sets(TRAINING))
     wait_for_mid_epoch(home, running)
     workers = running.processes("RayTrainWorker")
     assert len(workers) == 2
     kill(workers[-1])
-    steps = running.wait().last["value"]["steps"]
-    assert any(len(rank) > steps for rank in home.lines())  # the steps since the last checkpoint were run again
-    undisturbed.run(*command, *settings)
-    assert home.ids() == undisturbed.ids() and len(home.ids()) == steps
-    assert differences(home.last_state(), undisturbed.last_state()) == []
-    pools = {key: value for key, value in home.last_state()["engine"]["task"].items() if key.startswith("pool_")}
-    assert pools and all(value.any() for value in pools.values())
+    assert running.wait().last["value"]["steps"] == STEPS
+    assert any(len(rank) > STEPS for rank in home.lines())  # the steps since the last checkpoint were run again
+    check_every_sample_once(home)
+    check_same_weights(home, undisturbed)
 
 
 def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, str], undisturbed: Home) -> None:
@@ -128,7 +83,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, s
     backup = home.folder.with_name("cut_off")
     shutil.copytree(home.folder, backup)
     try:
-        assert home.run(*COMMAND, *sets(SETTINGS)).last["run_id"] == run_id
+        assert home.run(*PRETRAIN, *sets(TRAINING)).last["run_id"] == run_id
         steps = [line["step"] for line in home.lines()[0]]
         resumed_at = [step for before, step in pairwise(steps) if step <= before]  # none: killed at a checkpoint
         assert len(resumed_at) <= 1 and all(step > KILLED_AFTER - EVERY and step % EVERY == 0 for step in resumed_at)
@@ -143,10 +98,10 @@ def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, s
 def test_other_numbers_of_workers_continue_it(cut_off: tuple[Home, str], undisturbed: Home) -> None:
     """Two workers, one, and two again, each but the last killed in mid-epoch."""
     home, run_id = cut_off
-    running = home.start(*COMMAND, *sets({**SETTINGS, "training.workers": 1}))
+    running = home.start(*PRETRAIN, *sets({**TRAINING, "training.workers": 1}))
     running.wait_until(lambda: home.lines()[0][-1]["workers"] == 1 and home.steps_done() > STEPS // 2)
     running.kill()
-    assert home.run(*COMMAND, *sets(SETTINGS)).last["run_id"] == run_id
+    assert home.run(*PRETRAIN, *sets(TRAINING)).last["run_id"] == run_id
     assert [workers for workers, _ in groupby(line["workers"] for line in home.lines()[0])] == [2, 1, 2]
     check_every_sample_once(home)
     assert home.ids() == undisturbed.ids()  # the same samples, in the same order
