@@ -223,7 +223,12 @@ class TrainingConfig(Config):
         1, ge=1, description="parts into which each worker cuts its share of a batch"
     )
     workers: Annotated[int, Role.HOW, Role.BESIDE] = Field(1, ge=1, description="Ray Train workers")
-    cpus: Annotated[int, Role.HOW, Role.BESIDE] = Field(1, ge=1, description="CPU cores of each worker")
+    cpus: Annotated[int | Literal["auto"], Role.HOW, Role.BESIDE] = Field(
+        "auto", description="CPU cores of each worker; auto: one, or beside a GPU the fair part of its machine's cores"
+    )
+    gpus: Annotated[float, Role.HOW, Role.BESIDE] = Field(
+        1.0, gt=0, le=1, description="share of a GPU of each worker, where there are GPUs; below 1 for one worker alone"
+    )
     seed: Annotated[int, Role.SHOWN, Role.BESIDE] = Field(
         0, ge=0, description="of weights, order of samples, augmentation and noise"
     )
@@ -262,6 +267,22 @@ class TrainingConfig(Config):
     sample_every: Annotated[float, Role.HOW] = Field(1.0, gt=0, description="epochs between sample pictures")
     record_ids: Annotated[bool, Role.HOW] = Field(False, description="write the ids of the samples of every step")
     max_failures: Annotated[int, Role.HOW] = Field(3, ge=0, description="lost workers survived before the job gives up")
+
+    @field_validator("cpus", mode="before")
+    @classmethod
+    def _cores_or_auto(cls, value: object) -> object:
+        if value != "auto" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            raise ValueError("must be 1 or more, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _ranks_have_a_gpu_each(self) -> Self:
+        if self.gpus < 1 and self.workers > 1:
+            raise ValueError(
+                f"gpus={self.gpus:g} is a share of a GPU, for one worker alone: several sum their gradients over NCCL, "
+                "which wants a GPU for each; give --set training.workers=1, or --set training.gpus=1"
+            )
+        return self
 
 
 class BenchmarkConfig(Config):

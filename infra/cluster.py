@@ -114,6 +114,12 @@ def resources() -> dict[str, float]:
     return dict(found)
 
 
+def nodes() -> list[dict[str, float]]:
+    """The resources of every living machine of the cluster that this process is connected to."""
+    found = ray.nodes()  # type: ignore[no-untyped-call]  # Ray gives it no types
+    return [node["Resources"] for node in found if node["Alive"]]
+
+
 def free_resources() -> dict[str, float]:
     """What of `resources` nobody holds, as far as is known here: Ray tells it a moment later."""
     found: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]  # Ray gives it no types

@@ -73,7 +73,7 @@ def code() -> int:
 
 
 def hush() -> None:
-    """From here on only this program speaks: Ray's C++ threads would report each task that the end cut off.
+    """Silence Ray's C++ threads, which would report each task that the end cut off.
 
     Does nothing before `install`. Ray's own files keep what it says.
     """

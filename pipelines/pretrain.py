@@ -13,6 +13,7 @@ from pipelines.steps.step import Planned, Step
 from pipelines.training.job import Judge, Pretrained
 from pipelines.training.named_encoders import identified
 from pipelines.training.training_run import train
+from pipelines.workers.shape import Need
 
 VERSION = 2  # leaves the whole task, not only its encoder
 
@@ -51,8 +52,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step[Pretrained
         value=Pretrained,
         body=lambda run, done: train(recipe, done[prepared].value, run, judge),
         inputs=(prepared,),
-        cores=recipe.training.workers * recipe.training.cpus if parts.players else 1,
-        cpus=recipe.training.cpus if parts.players else 1,
+        need=Need.of(recipe.training) if parts.players else Need(),
         params=_shown(recipe),
     )
 

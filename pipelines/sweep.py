@@ -13,7 +13,7 @@ from components.config import Recipe
 from components.data.labels import check_labels_seen
 from components.errors import Diverged, UserError
 from components.transfer.protocol import all_protocols, gap_between, get_protocol
-from infra.cluster import connect
+from infra.cluster import connect, nodes
 from infra.tracking import open_tracker
 from pipelines.data.prepared import Prepared
 from pipelines.data.raw_data import facts_of
@@ -26,7 +26,7 @@ from pipelines.steps import scheduling
 from pipelines.steps.results import Json, StepResult
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.steps.workflow import Workflow
-from pipelines.sweeps.budget import Cost, estimate, nodes_of_cluster, side_by_side
+from pipelines.sweeps.budget import Cost, estimate, side_by_side
 from pipelines.sweeps.config import Sweep, probe_steps, unscaled_note
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.probe_exchange import ProbeExchange
@@ -43,6 +43,7 @@ from pipelines.sweeps.worth import worth_of
 from pipelines.table import beside
 from pipelines.tables.untrained import is_learned, warnings_of
 from pipelines.transfer import Scored, check_labelled, check_prepared, validation_step
+from pipelines.workers.shape import Need
 
 VERSION = 2  # scores by the second version of the probe, which are not to be mixed with those of the first
 SWEEP, SPACE = "genoise.sweep", "genoise.space"  # tags of the search's run
@@ -162,8 +163,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
             [done[end].value for end in ends],
         ),
         inputs=(prepared, *([scored] if first.score_on else []), *ends),
-        cores=max(base.cores for base in bases),
-        cpus=max(bases, key=lambda base: base.cores).cpus,
+        need=max((base.need for base in bases), key=lambda need: need.workers * need.cores),
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
 
@@ -208,8 +208,7 @@ def _search(
     if wanted.scheduler != "none" and not prepared.label_classes:
         raise _unprobed(wanted)
     connect(run.session.address)
-    nodes, training = nodes_of_cluster(), wanted.recipes[0].training
-    places = side_by_side(nodes, training.workers, training.cpus)
+    places = side_by_side(nodes(), Need.of(wanted.recipes[0].training))
     space = json.dumps(wanted.space.to_json())
     run.tracker.set_tags(run.run_id, {SWEEP: wanted.name, SPACE: space})
     if note := unscaled_note(wanted.recipes, wanted.space):
@@ -267,8 +266,7 @@ def verdict_step(wanted: Sweep, search: Step[Searched], seeds: int) -> Step[Judg
         value=Judged,
         body=lambda run, done: _judge(wanted, done[search].value, run, seeds),
         inputs=(search,),
-        cores=search.cores,
-        cpus=search.cpus,
+        need=search.need,
     )
 
 

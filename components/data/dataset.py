@@ -92,7 +92,7 @@ class ShardedDataset:
         return len(self._shards)
 
     def close(self) -> None:
-        """Let go of all shards; what is cached stays, and shards open again when they are needed."""
+        """Close all shards; what is cached stays, and shards open again when they are needed."""
         with self._lock:
             self._shards.clear()
 

@@ -283,7 +283,7 @@ class Engine:
             mean.copy_(now)
 
     def not_recorded(self) -> str | None:
-        """Why steps are run instead of replayed, where they should be replayed; says so once."""
+        """Why steps run eagerly where they should be replayed, told once; None where they are, or need not be."""
         if self.recorder is None or self.recorder.refusal is None:
             return None
         refusal, self.recorder = self.recorder.refusal, None

@@ -24,7 +24,7 @@ class ByClass:
 
     @property
     def titles(self) -> tuple[str, ...]:
-        """Of the sets that were added."""
+        """The titles of the sets that were added."""
         return tuple(self._count)
 
     def add(self, pictures: Mapping[str, Tensor], label_B: Tensor) -> None:

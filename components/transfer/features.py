@@ -113,7 +113,7 @@ def extract(
 def features_of(
     encoder: Encoder, image_BCHW: Tensor, names: Sequence[str], features: int, device: torch.device
 ) -> dict[str, Tensor]:
-    """{layer: (B, D) float32} of uint8 images (B, 3, H, W), in whatever mode the encoder is."""
+    """Pooled features {layer: (B, D) float32} of uint8 images (B, 3, H, W); the encoder's mode is not changed."""
     rgb_BCHW = image_BCHW.to(device).contiguous(memory_format=torch.channels_last).float() / 255
     maps = encoder(rgb_BCHW)
     return {name: pool(maps[name], features) for name in names}

@@ -159,7 +159,7 @@ def gap_share(score: BySeed, random: BySeed, supervised: BySeed, n: int) -> Esti
 
 
 def sampling_variance(score: float, n: int) -> float:
-    """Of a share of ``n`` samples that were right, had other samples been drawn.
+    """The variance of a share of ``n`` samples that were right, over draws of the samples.
 
     One success and one failure are added, so that a share of 0 or 1 is not taken for certain (Agresti and Caffo 2000).
     """

@@ -19,7 +19,7 @@ POLL_S = 0.5
 
 
 class Holder:
-    """The body of the named actor: it exists, and knows for whom."""
+    """The body of the named actor that stands for a lock: it exists, and says for whom."""
 
     def __init__(self, owner: str) -> None:
         self._owner = owner

@@ -16,8 +16,10 @@ from pipelines.steps.results import Finished, Results, StepResult, V
 from pipelines.steps.step import Planned, Step, in_order
 from pipelines.steps.worker_log import Progress
 from pipelines.steps.workflow import Workflow
+from pipelines.workers.shape import Need
 
 POLL_S = 0.2
+SLACK = 1e-6  # of shares of a GPU, which are added and taken away
 
 Report = Callable[[Workflow, list[StepResult[V] | Diverged]], None]
 
@@ -41,12 +43,13 @@ def check_room(steps: Sequence[Step[Any]], session: Session, finished: Finished)
         return
     there = machine.cores()
     for step in in_order(steps):
-        if step.cores > there and not finished.find(step):
-            fit = there // step.cpus
+        need = step.need
+        if need.workers * need.cores > there and not finished.find(step):
+            fit = there // need.cores
             todo = f"training.workers={fit} fits" if fit else f"training.cpus={there} with one worker fits"
             raise UserError(
-                f"{step.label} needs {step.cores} cores ({step.cores // step.cpus} workers x {step.cpus}) and this "
-                f"machine has {there}: --set {todo}, or --address of a cluster that has more"
+                f"{step.label} needs {need.workers * need.cores} cores ({need.workers} workers x {need.cores}) and "
+                f"this machine has {there}: --set {todo}, or --address of a cluster that has more"
             )
 
 
@@ -94,7 +97,7 @@ def _submit(
     ordered: Sequence[Step[Any]], workflow: Workflow, watch: terminal.Watch
 ) -> dict[str, Future[StepResult[Any]]]:
     """Run the steps, inputs first in ``ordered``; returns when all have ended, well or not."""
-    cores = Cores(workflow.session, max(step.cores for step in ordered))
+    capacity = Capacity(workflow.session, max(step.need.workers * step.need.cores for step in ordered))
     futures: dict[str, Future[StepResult[Any]]] = {}
 
     def execute(place: int, step: Step[Any]) -> StepResult[Any]:
@@ -102,7 +105,7 @@ def _submit(
         before = Results(futures[other.fingerprint].result() for other in step.after)
         if step.ready:
             step.ready(before)
-        result = workflow.perform(step, inputs, lambda: cores.lend(step.cores, place))
+        result = workflow.perform(step, inputs, lambda: capacity.lend(step.need, place))
         watch.finish(result.run_id, step.label, "reused" if result.reused else "done")
         return result
 
@@ -120,7 +123,7 @@ def _submit(
         watch.ending()
         pool.shutdown(wait=False, cancel_futures=True)
         workflow.interrupt()
-        cores.wake()
+        capacity.wake()
         pool.shutdown()
         ending.tell("; ".join(_kept(futures.values())))
         if unhandled:
@@ -141,29 +144,33 @@ def _shown_by(watch: terminal.Watch) -> Callable[[str, str, Progress], None]:
     return lambda run_id, label, progress: watch.update(run_id, label, progress.done, progress.total, progress.text)
 
 
-class Cores:
-    """The CPUs, or GPUs, of the cluster, lent to steps: none waits inside Ray while others hold a part of its share."""
+class Capacity:
+    """The cores, or GPUs, of the cluster, lent to steps: none waits inside Ray while others hold parts of its share."""
 
-    def __init__(self, session: Session, largest: int) -> None:
-        """``largest``: what one step may ask for; a private Ray instance is started with at least so many CPUs."""
-        self._session, self._largest = session, largest
+    def __init__(self, session: Session, most: int) -> None:
+        """``most``: cores that one step may ask for; a private Ray instance is started with at least so many."""
+        self._session, self._most = session, most
         self._all = self._free = 0.0
+        self._gpus = False
         self._waiting: list[int] = []
         self._changed = threading.Condition()
 
     @contextmanager
-    def lend(self, count: int, place: int) -> Iterator[None]:
-        """Wait for ``count`` of them, or for all there are; of those who wait, the lowest ``place`` is served first, so
+    def lend(self, need: Need, place: int) -> Iterator[None]:
+        """Wait for what a step needs, or for all there are; of those who wait, the lowest ``place`` is served first, so
         that what was begun is finished and nobody starves. Connects to Ray, which the first step to get here needs."""
         with self._changed:
             if not self._all:
                 from infra.cluster import connect
 
-                resources = connect(self._session.address, self._largest)
-                self._all = self._free = resources.get("GPU") or resources["CPU"]
-            taken = min(float(count), self._all)
+                resources = connect(self._session.address, self._most)
+                self._gpus = bool(resources.get("GPU"))
+                self._all = self._free = resources["GPU" if self._gpus else "CPU"]
+            taken = min(need.share(self._gpus), self._all)
             self._waiting.append(place)
-            self._changed.wait_for(lambda: ending.begun() or (min(self._waiting) == place and self._free >= taken))
+            self._changed.wait_for(
+                lambda: ending.begun() or (min(self._waiting) == place and self._free > taken - SLACK)
+            )
             self._waiting.remove(place)
             self._changed.notify_all()
             ending.check()

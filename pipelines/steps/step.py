@@ -15,6 +15,7 @@ from infra.storage import absolute
 from infra.tracking import Tracker
 from pipelines.session import Session
 from pipelines.steps.results import Json, Output, Results, StepResult, V, fingerprint_of
+from pipelines.workers.shape import Need
 
 if TYPE_CHECKING:
     from pipelines.steps.worker_log import Progress, Recorder
@@ -120,8 +121,7 @@ class Step(Generic[V]):
     inputs: tuple["Step[Any]", ...] = ()
     after: tuple["Step[Any]", ...] = ()  # what must have ended well before it starts, and is not consumed
     ready: Callable[[Results], None] | None = None  # looks at the results of ``after``; raises where it is no use
-    cores: int = 1  # CPUs, or GPUs where there are any, that it keeps busy
-    cpus: int = 1  # those of them that each of its workers needs
+    need: Need = Need()  # of cores, or of GPUs where there are any
     params: Json = field(default_factory=dict)  # what the tracker shows of it; ``config`` where empty
 
     @cached_property

@@ -1,12 +1,11 @@
 """How much a sweep may use, what a trial will use, and how many trials run side by side."""
 
-import math
 import re
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -19,6 +18,7 @@ from pipelines.data.raw_data import expected_samples
 from pipelines.training.noise import CLASSES, noise
 from pipelines.training.worker import make_task
 from pipelines.workers.process_state import computing_with
+from pipelines.workers.shape import Need, Node
 
 Unit = Literal["core-seconds", "images"]
 UNITS: dict[str, tuple[float, Unit]] = {
@@ -49,7 +49,7 @@ class Cost:
     images: int
 
     def of(self, unit: Unit) -> float:
-        """In that unit."""
+        """The cost in that unit."""
         return self.core_seconds if unit == "core-seconds" else float(self.images)
 
     def __add__(self, other: "Cost") -> "Cost":
@@ -70,16 +70,16 @@ def estimate(recipe: Recipe) -> Cost:
     task = make_task(recipe, CLASSES)
     if not task.players:
         return Cost(START_S, 0)
-    training = recipe.training
+    training, need = recipe.training, Need.of(recipe.training)
     samples = (expected_samples(recipe.data) or {}).get("train", 0)
     plan = Plan(samples, training.batch, training.epochs)
     share = max(1, training.batch // training.workers)
     alone = training.model_copy(update={"compile": False})
     engine = Engine(task, alone, resolve_weights(task.name, task.terms, recipe.weights), plan.steps)
-    with computing_with(training.cpus):
+    with computing_with(need.cores):
         times = [_timed(engine, noise(task, share, recipe.data.size)) for _ in range(TIMED_STEPS + 1)]
     seconds = START_S + plan.steps * statistics.median(times[1:])  # the first one warms up
-    return Cost(seconds * training.workers * training.cpus, round(training.epochs * samples))
+    return Cost(seconds * need.workers * need.cores, round(training.epochs * samples))
 
 
 def _timed(engine: Engine, batch: Batch) -> float:
@@ -89,26 +89,17 @@ def _timed(engine: Engine, batch: Batch) -> float:
     return time.perf_counter() - began
 
 
-def side_by_side(nodes: Iterable[Mapping[str, float]], workers: int, cpus: int) -> int:
+def side_by_side(nodes: Iterable[Node], need: Need) -> int:
     """How many trainings fit onto a cluster at once; ``nodes``: the resources of each. UserError where none does.
 
-    A worker needs ``cpus`` cores of one node, or a GPU where there are any; a training needs all of its workers.
+    A worker needs its cores, or its share of a GPU where there are any, on one node; a training needs all its workers.
     """
     nodes = list(nodes)
-    gpu = any(node.get("GPU", 0) for node in nodes)
-    places = sum(math.floor(node.get("GPU", 0) if gpu else node.get("CPU", 0) / cpus) for node in nodes)
-    if places < workers:
-        kind = "GPUs" if gpu else f"times {cpus} CPUs"
+    places, each = need.places(nodes), need.on(nodes)
+    if places < need.workers:
+        kind = f"GPUs, a share of {each.gpus:g} each" if each.gpus else f"times {each.cpus} CPUs"
         raise UserError(
-            f"a trial needs {workers} workers and the cluster has room for {places} ({places} {kind}): "
+            f"a trial needs {need.workers} workers and the cluster has room for {places} ({kind}): "
             "--set training.workers=1, or a larger cluster"
         )
-    return places // workers
-
-
-def nodes_of_cluster() -> list[dict[str, Any]]:
-    """The resources of every living node of the cluster that this process is connected to."""
-    import ray
-
-    found = ray.nodes()  # type: ignore[no-untyped-call]  # Ray's own
-    return [node["Resources"] for node in found if node["Alive"]]
+    return places // need.workers

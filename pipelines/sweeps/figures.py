@@ -121,7 +121,7 @@ def responses(space: Space, records: Sequence[Record], objective: str, published
 
 
 def front(records: Sequence[Record], members: Sequence[int], objectives: Sequence[str]) -> Figure:
-    """Two objectives against each other: all finished trials, and those that none beats."""
+    """Scatter of two objectives: all finished trials, and the Pareto front among them."""
     first, second = objectives[:2]
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()

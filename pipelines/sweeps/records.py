@@ -48,7 +48,7 @@ class Record:
 
     @property
     def number(self) -> int:
-        """Of its proposal."""
+        """The number of its proposal."""
         return self.proposal.number
 
     def to_json(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ class Choices(Config):
         return (self.values.index(value) + 0.5) / len(self.values) if value in self.values else None
 
     def grid(self, count: int) -> list[Any]:
-        """All of them."""
+        """All choices, whatever the count."""
         return list(self.values)
 
     def __str__(self) -> str:

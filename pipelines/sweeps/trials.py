@@ -34,6 +34,7 @@ from pipelines.training.hooks import PROBE_SAMPLES
 from pipelines.training.job import PROBES_FILE, Pretrained, ProbeScore, parse_probes
 from pipelines.training.training_run import checkpoints_url
 from pipelines.transfer import validation_step
+from pipelines.workers.shape import Need
 
 LUCK = 2.0  # standard deviations by which a probe may be above chance without having learned anything
 
@@ -79,6 +80,12 @@ def collapse_floor(classes: int) -> float:
     return chance + LUCK * math.sqrt(chance * (1 - chance) / PROBE_SAMPLES[1])
 
 
+def _cores(recipe: Recipe) -> int:
+    """The cores of a training, of which its seconds are counted."""
+    need = Need.of(recipe.training)
+    return need.workers * need.cores
+
+
 def no_gap(recipe: str, gap: Estimate) -> OutsideError:
     """What is said where a universal sweep has nothing to measure between."""
     return OutsideError(
@@ -110,7 +117,7 @@ class Yardsticks:
     ends: Mapping[str, tuple[float, float]]
 
     def closed(self, recipe: str, score: float) -> float:
-        """0 for random, 1 for supervised."""
+        """The share of the gap that a score closes: 0 for random, 1 for supervised."""
         random, supervised = self.ends[recipe]
         closed = gap_closed(score, random, supervised)
         if closed is None:
@@ -142,7 +149,7 @@ class Trials:
         """Run a trial to its end, whichever it is, within its run."""
         began = time.perf_counter()
         record = Record(proposal, "finished", {}, run_id=run_id)
-        cores = max(base.training.workers * base.training.cpus for base in self.bases)
+        cores = max(_cores(base) for base in self.bases)
         paid: set[str] = set()
         try:
             for recipe, base in zip(recipes_of(proposal, self.bases), self.bases, strict=True):
@@ -158,7 +165,7 @@ class Trials:
 
         ``paid``: the trainings that the record counts; this one is added. Those of a yardstick are one and the same.
         """
-        proposal, training = record.proposal, recipe.training
+        proposal = record.proposal
         exchange = None if self.yardsticks or not proposal.searched else self.exchange
         judge = TrialJudge(exchange, proposal.number, self.floor, proposal.until)
         step = pretrain_step(recipe, judge)
@@ -171,7 +178,7 @@ class Trials:
             for objective in measurable(self.objectives, recipe)
         }
         new = step.fingerprint not in paid
-        cores = training.workers * training.cpus if new else 0
+        cores = _cores(recipe) if new else 0
         images = self._images(proposal, recipe, trained.value.steps) if new else 0
         paid.add(step.fingerprint)
         return replace(
@@ -184,9 +191,8 @@ class Trials:
 
     def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult[Pretrained], parent: str) -> float:
         """The value of one objective; of a universal sweep, the score that goes into it."""
-        training = recipe.training
         if objective.name == COST:
-            return float(trained.value.seconds * training.workers * training.cpus)
+            return float(trained.value.seconds * _cores(recipe))
         if objective.name in PICTURES:
             return self._of_pictures(objective, trained, parent)
         benchmark = recipe.benchmarks[0] if objective.name == UNIVERSAL else objective.name

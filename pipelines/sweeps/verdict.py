@@ -109,7 +109,7 @@ def compare(
     other: Mapping[int, float | None],
     split: str = "test",
 ) -> Comparison:
-    """The two, seed by seed."""
+    """The comparison of two recipes, paired by seed."""
     seeds = tuple(sorted(found))
     return Comparison(name, against, seeds, tuple(found[s] for s in seeds), tuple(other[s] for s in seeds), split)
 

@@ -14,7 +14,7 @@ from components.errors import Diverged, Stopped, UserError
 from components.networks.encoder import save_encoder
 from components.tasks.base import Task, parts_of, resolve_weights
 from infra import ending
-from infra.cluster import connect
+from infra.cluster import connect, nodes
 from infra.errors import Interrupted, OutsideError
 from pipelines.data.prepared import Prepared, place_of
 from pipelines.recipes import write_recipe
@@ -26,8 +26,9 @@ from pipelines.training.named_encoders import fetch_named
 from pipelines.training.sample_streams import Streams
 from pipelines.training.task_files import TASK_FILE, save_task
 from pipelines.training.worker import make_task, train_worker
-from pipelines.workers.groups import Lost, Shape
+from pipelines.workers.groups import Lost
 from pipelines.workers.process_state import computing_with
+from pipelines.workers.shape import Need, Shape
 
 
 def checkpoints_url(recipe: Recipe, folder: Path) -> str:
@@ -147,15 +148,14 @@ def _untrained(job: TrainingJob, task: Task) -> Iterator[Path]:
 
 def _shape(recipe: Recipe, run: StepRun) -> Shape:
     """The workers of a training; UserError where the cluster has no room for them."""
-    training = recipe.training
     resources = connect(run.session.address)
-    shape = Shape(training.workers, training.cpus, 1 if resources.get("GPU") else 0)
+    shape = Need.of(recipe.training).on(nodes())
     for kind, needed in shape.needs.items():
         there = resources.get(kind, 0.0)
         if there < needed:
-            each = needed // training.workers
+            fit = int(there // (needed / shape.workers))
             raise UserError(
-                f"training.workers={training.workers} needs {needed} {kind}s and the cluster has {there:g}: "
-                f"--set training.workers={int(there // each) or 1} or fewer, or a larger cluster"
+                f"training.workers={shape.workers} needs {needed:g} {kind}s and the cluster has {there:g}: "
+                f"--set training.workers={fit or 1} or fewer, or a larger cluster"
             )
     return shape

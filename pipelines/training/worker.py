@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+import ray
 import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
@@ -79,8 +80,9 @@ def train_worker(job: TrainingJob) -> None:
     recipe = job.recipe
     training, world = recipe.training, World.current()
     device = ray.train.torch.get_device()
+    cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])  # type: ignore[no-untyped-call]  # Ray's own
     if device.type == "cpu":
-        torch.set_num_threads(training.cpus)
+        torch.set_num_threads(cpus)
     torch.backends.cudnn.benchmark = True
     recorder = job.recorder
     assert recorder is not None, "who trains is heard"
@@ -112,7 +114,7 @@ def train_worker(job: TrainingJob) -> None:
 
     if engine.step == plan.steps:
         return
-    loader = streams.load(plan, training.seed, world, device)
+    loader = streams.load(plan, training.seed, world, device, threads=cpus if device.type == "cuda" else 1)
     batches = until_told(loader.iterate(engine.step), recorder.told, world, device)
     if training.record_ids:
         batches = recorded(batches, Path(job.run_folder) / "ids" / f"rank-{world.rank}.jsonl", world)

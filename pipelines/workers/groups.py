@@ -8,9 +8,8 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +28,13 @@ from infra.errors import Interrupted, OutsideError, disk_fault
 from pipelines.workers.actors import start_here
 from pipelines.workers.loop import work_through
 from pipelines.workers.ray_tasks import result_of
+from pipelines.workers.shape import Shape
 from pipelines.workers.work_queue import Work, WorkQueue, loss_in
 
 IDLE_S = 10.0  # then a group gives its places back: another job may wait for them
 POLL_S = 0.5
 CLOSE_S = 60.0  # for workers without work to end; they need less than one, unless the machine is very busy
 CALL_RETRIES = 3  # of what a single worker does
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Workers of a group, and what each of them has."""
-
-    workers: int
-    cpus: int  # of each worker
-    gpus: int  # of each worker
-
-    @property
-    def needs(self) -> dict[str, int]:
-        """What the group keeps from others."""
-        return {"CPU": self.workers * self.cpus, "GPU": self.workers * self.gpus}
 
 
 class Lost(OutsideError):
@@ -337,7 +323,7 @@ class Groups:
             self._dismiss(long)
 
 
-def _is_free(needs: dict[str, int]) -> bool:
+def _is_free(needs: Mapping[str, float]) -> bool:
     free = free_resources()
     return all(free.get(kind, 0.0) >= count for kind, count in needs.items())
 

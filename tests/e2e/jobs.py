@@ -44,7 +44,7 @@ MAIN_JOB = [
 ]
 
 # A training that can be killed anywhere: two players, averaged weights, batch statistics over two ranks.
-SAMPLES, BATCH, EPOCHS = 512, 32, 3
+SAMPLES, BATCH, EPOCHS = 512, 32, 4
 STEPS = SAMPLES * EPOCHS // BATCH
 EVERY = 4  # steps between checkpoints
 TRAINING = {

@@ -7,12 +7,12 @@ from itertools import groupby, pairwise
 import pytest
 
 from tests.e2e.jobs import (
+    EPOCHS,
     EVERY,
     PRETRAIN,
     STEPS,
     TRAINING,
     Home,
-    Running,
     check_every_sample_once,
     differences,
     kill,
@@ -28,19 +28,20 @@ MakeHome = Callable[..., Home]
 
 @pytest.fixture(scope="module")
 def cut_off(new_home: MakeHome) -> tuple[Home, str]:
-    """A home in which the driver was killed in mid-epoch, with Ray's servers; and the id of its unfinished run."""
+    """A home in which a worker was killed in mid-epoch, and an epoch later the driver and Ray; the id of its run."""
     home = new_home()
     running = home.start(*PRETRAIN, *sets(TRAINING))
-    wait_for_mid_epoch(home, running)
+    running.wait_until(lambda: home.steps_done() > KILLED_AFTER)
+    workers = running.processes("RayTrainWorker")
+    assert len(workers) == 2
+    kill(workers[-1])
+    running.wait_until(lambda: len(set(running.processes("RayTrainWorker")) - set(workers)) == 2)  # both are new
+    running.wait_until(lambda: home.steps_done() > KILLED_AFTER + STEPS // EPOCHS)
     running.kill()
-    assert KILLED_AFTER <= home.steps_done() < STEPS
+    assert home.steps_done() < STEPS
     run = home.step_run("pretrain context_encoder")
     assert run.info.status == "RUNNING"  # nobody was left to say that it is not
     return home, run.info.run_id
-
-
-def wait_for_mid_epoch(home: Home, running: Running) -> None:
-    running.wait_until(lambda: home.steps_done() > KILLED_AFTER)
 
 
 def check_same_weights(home: Home, undisturbed: Home) -> None:
@@ -65,17 +66,17 @@ def losses(home: Home, run_id: str) -> dict[str, list[float]]:
     return found
 
 
-def test_a_killed_worker_is_replaced(new_home: MakeHome, undisturbed: Home) -> None:
-    home = new_home()
-    running = home.start(*PRETRAIN, *sets(TRAINING))
-    wait_for_mid_epoch(home, running)
-    workers = running.processes("RayTrainWorker")
-    assert len(workers) == 2
-    kill(workers[-1])
-    assert running.wait().last["value"]["steps"] == STEPS
-    assert any(len(rank) > STEPS for rank in home.lines())  # the steps since the last checkpoint were run again
-    check_every_sample_once(home)
-    check_same_weights(home, undisturbed)
+def test_a_killed_worker_is_replaced(cut_off: tuple[Home, str]) -> None:
+    home, _ = cut_off
+    assert {line["workers"] for line in home.lines()[0]} == {2} and home.steps_done() > KILLED_AFTER + STEPS // EPOCHS
+    check_begun_at_checkpoints(home, 1)
+
+
+def check_begun_at_checkpoints(home: Home, times: int) -> None:
+    """A training that was cut off so often went on from its last checkpoints."""
+    steps = [line["step"] for line in home.lines()[0]]
+    again = [step for before, step in pairwise(steps) if step <= before]  # none of one that was killed at a checkpoint
+    assert len(again) <= times and all(step > KILLED_AFTER - EVERY and step % EVERY == 0 for step in again)
 
 
 def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, str], undisturbed: Home) -> None:
@@ -84,9 +85,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(cut_off: tuple[Home, s
     shutil.copytree(home.folder, backup)
     try:
         assert home.run(*PRETRAIN, *sets(TRAINING)).last["run_id"] == run_id
-        steps = [line["step"] for line in home.lines()[0]]
-        resumed_at = [step for before, step in pairwise(steps) if step <= before]  # none: killed at a checkpoint
-        assert len(resumed_at) <= 1 and all(step > KILLED_AFTER - EVERY and step % EVERY == 0 for step in resumed_at)
+        check_begun_at_checkpoints(home, 2)
         check_every_sample_once(home)
         check_same_weights(home, undisturbed)
         assert losses(home, run_id).keys() == {"loss/l2", "loss/adversarial", "loss/discriminator"}

@@ -187,12 +187,12 @@ def cluster() -> Iterator[Any]:
     made.shutdown()  # type: ignore[no-untyped-call]  # Ray's own
 
 
-def test_four_trials_of_two_workers_on_three_places_of_which_one_is_lost(new_home: MakeHome, cluster: Any) -> None:
+def test_trials_of_two_workers_on_three_places_of_which_one_is_lost(new_home: MakeHome, cluster: Any) -> None:
     """Two trials would need four places: they must not wait for each other. Later one node is killed."""
-    home, count = new_home(), 4
+    home, count = new_home(), 3
     settings = sets({"training.workers": 2})
     running = home.start(*SWEEP, "--trials", str(count), "--seeds", "0", *settings, "--address", cluster.address)
-    running.wait_until(lambda: len(ledger(home)[1]) >= 3)
+    running.wait_until(lambda: len(ledger(home)[1]) >= 3)  # both references, and a trial
     before = finished(home)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     said = running.wait().last

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from components.config import Recipe, keys_of
+from components.transfer.protocol import all_protocols
 from pipelines.__main__ import app
 from pipelines.recipes import Places
 
@@ -113,7 +114,8 @@ def test_every_command_takes_json_and_the_readme_says_which_take_set() -> None:
     }
 
 
-KEYS = {*keys_of(Recipe), *keys_of(Places)}
+BENCHMARK_KEYS = {key for config in all_protocols().values() for key in keys_of(type(config), "benchmark.")}
+KEYS = {*keys_of(Recipe), *keys_of(Places), *BENCHMARK_KEYS}
 FREE = ("options", "weights", "search", "data.options")  # sections whose keys a task, a source or a search space knows
 
 

@@ -16,9 +16,10 @@ from infra import ending
 from infra.errors import Interrupted
 from pipelines.session import Session
 from pipelines.steps.locks import Lock
-from pipelines.steps.scheduling import Cores
+from pipelines.steps.scheduling import Capacity
 from pipelines.training import worker
 from pipelines.training.worker import until_told
+from pipelines.workers.shape import Need
 
 STEPS, TOLD_AT = 400, 57
 
@@ -103,24 +104,24 @@ def test_who_waits_for_a_lock_gives_up(tmp_path: Path, told: None) -> None:
 
 
 def test_who_waits_for_cores_gives_up(tmp_path: Path) -> None:
-    cores = Cores(Session(tmp_path), 1)
-    cores._all = cores._free = 1.0
+    capacity = Capacity(Session(tmp_path), 1)
+    capacity._all = capacity._free = 1.0
     found: list[BaseException] = []
 
     def wait() -> None:
         try:
-            with cores.lend(1, place=1):
+            with capacity.lend(Need(), place=1):
                 pass
         except Interrupted as error:
             found.append(error)
 
-    with cores.lend(1, place=0):
+    with capacity.lend(Need(), place=0):
         waiting = threading.Thread(target=wait)
         waiting.start()
         ending.begin()
         try:
-            cores.wake()
+            capacity.wake()
             waiting.join(20)
         finally:
             ending.reset()
-    assert len(found) == 1 and cores._free == 1.0
+    assert len(found) == 1 and capacity._free == 1.0

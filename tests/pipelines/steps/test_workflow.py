@@ -23,6 +23,7 @@ from pipelines.steps.locks import Lock
 from pipelines.steps.results import Finished, Results, StepResult, StepValue, fingerprint_of
 from pipelines.steps.step import Step, StepRun
 from pipelines.steps.workflow import Workflow
+from pipelines.workers.shape import Need
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -89,7 +90,8 @@ def test_a_finished_step_is_reused(session: Session, tracker: Tracker) -> None:
 
 
 def test_a_finished_step_is_asked_for_once_in_a_command(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    many_cores = step_of("score", {"a": 1}, Counted(), cores=10_000)  # more than there are: the check asks, too
+    more_than_there_are = Need(workers=10_000)  # which the check asks about, too
+    many_cores = step_of("score", {"a": 1}, Counted(), need=more_than_there_are)
     with Workflow("test", session) as workflow:
         perform(workflow, many_cores)
     asked: list[dict[str, str]] = []

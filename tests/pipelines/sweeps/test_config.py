@@ -1,6 +1,6 @@
 """What a sweep is asked for: budgets, how many trainings fit, and what does not go together."""
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from pipelines.recipes import load_recipe
 from pipelines.sweeps.budget import Budget, estimate, parse_budget, side_by_side
 from pipelines.sweeps.config import Sweep, make_sweep, probe_steps, terms_of, unscaled
 from pipelines.training.noise import noise
+from pipelines.workers.shape import Need
 
 TINY = ["data.samples=64", "encoder.width=4", "training.batch=16", "training.epochs=1"]
 
@@ -57,15 +58,23 @@ def test_what_is_no_budget(text: str) -> None:
         ([{"CPU": 3.0}] * 3, 1, 2, 3),  # nine cores, but a worker's two must lie on one node
         ([{"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}], 1, 4, 2),  # where there are GPUs, they are what is short
         ([{"CPU": 16.0}], 4, 2, 2),
+        ([{"CPU": 16.0}], 1, "auto", 16),
     ],
 )
-def test_how_many_trainings_fit(nodes: list[dict[str, float]], workers: int, cpus: int, fit: int) -> None:
-    assert side_by_side(nodes, workers, cpus) == fit
+def test_how_many_trainings_fit(
+    nodes: list[dict[str, float]], workers: int, cpus: int | Literal["auto"], fit: int
+) -> None:
+    assert side_by_side(nodes, Need(workers, cpus)) == fit
+
+
+def test_trainings_share_a_gpu() -> None:
+    nodes = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}]
+    assert [side_by_side(nodes, Need(gpus=share)) for share in (1.0, 0.5, 0.3, 0.1)] == [2, 4, 6, 20]
 
 
 def test_a_trial_that_never_fits_is_refused() -> None:
     with pytest.raises(UserError, match=r"needs 4 workers and the cluster has room for 3"):
-        side_by_side([{"CPU": 3.0}], 4, 1)
+        side_by_side([{"CPU": 3.0}], Need(4, 1))
 
 
 def test_a_trial_is_timed_on_noise() -> None:

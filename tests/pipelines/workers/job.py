@@ -19,7 +19,8 @@ from infra import ending
 from infra.cluster import connect, free_resources, leave
 from infra.errors import Interrupted
 from pipelines.workers import groups as module
-from pipelines.workers.groups import Groups, Shape
+from pipelines.workers.groups import Groups
+from pipelines.workers.shape import Shape
 
 ONE, TWO = Shape(1, 1, 0), Shape(2, 1, 0)
 
@@ -143,8 +144,8 @@ def main(folder: Path) -> dict[str, Any]:
     groups.everywhere(TWO, meet, case("again"), 0)
     threading.Timer(0.5, ending.begin).start()  # while they work
     found["end"].append(raised(groups.once, slow, None))
+    groups.close()  # and does not wait for it
     ending.reset()
-    groups.close()
     found["left"] = [path.name for path in folder.glob("workers-*")]
     leave()
     return found

@@ -16,7 +16,8 @@ from ray.exceptions import ActorDiedError
 
 from components.errors import UserError
 from infra.errors import OutsideError
-from pipelines.workers.groups import Group, Lost, Shape
+from pipelines.workers.groups import Group, Lost
+from pipelines.workers.shape import Shape
 from pipelines.workers.work_queue import Outcome, Work, WorkQueue, failure, unpickled
 
 ROOT = Path(__file__).resolve().parents[3]
