@@ -22,6 +22,7 @@ from pipelines.training.hooks import DIVERGED, Probe, WorkerHooks
 from pipelines.training.job import TrainingJob
 from pipelines.training.named_encoders import Named, laid_out
 from pipelines.training.sample_streams import Streams
+from pipelines.workers.payload import no_cuda
 
 PICTURES = 8  # samples shown in a picture
 ASK_S = 1.0  # about so often a training asks whether it is to end
@@ -80,6 +81,8 @@ def train_worker(job: TrainingJob) -> None:
     recipe = job.recipe
     training, world = recipe.training, World.current()
     device = ray.train.torch.get_device()
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise no_cuda()
     cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])  # type: ignore[no-untyped-call]  # Ray's own
     if device.type == "cpu":
         torch.set_num_threads(cpus)

@@ -27,6 +27,7 @@ from infra.cluster import free_resources, resources
 from infra.errors import Interrupted, OutsideError, disk_fault
 from pipelines.workers.actors import start_here
 from pipelines.workers.loop import work_through
+from pipelines.workers.payload import no_cuda
 from pipelines.workers.ray_tasks import result_of
 from pipelines.workers.shape import Shape
 from pipelines.workers.work_queue import Work, WorkQueue, loss_in
@@ -171,11 +172,12 @@ class Group:
 
     def _trainer(self) -> _Trainer:
         shape = self.shape
+        backend = "cpu:gloo,cuda:nccl" if shape.gpus and shape.workers > 1 else "gloo"  # one has nobody to talk to
         return _Trainer(
             self.private,
             train_loop_per_worker=work_through,
             train_loop_config={"queue": self.queue},
-            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if shape.gpus else "gloo"),
+            torch_config=TorchConfig(backend=backend),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=shape.workers,
                 use_gpu=shape.gpus > 0,
@@ -195,6 +197,8 @@ class Group:
         does not mend, and there are ``tries`` left."""
         error, self._error = self._error, None
         cause = getattr(error, "controller_failure", error)
+        if "have NCCL built in" in str(error):
+            raise no_cuda() from error
         if error is None or not _is_loss(cause):
             raise error or OutsideError("the workers ended before their work: the same command goes on")
         ending.check()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from components.errors import UserError
+
 Files = dict[str, bytes]  # {path below a folder: content}
 
 
@@ -32,6 +34,14 @@ def own_device() -> torch.device:
     if on.type == "cpu":
         torch.set_num_threads(1)
     return on
+
+
+def no_cuda() -> UserError:
+    """The error where Ray gives a worker a GPU that its torch cannot use."""
+    return UserError(
+        "the cluster has GPUs, and torch on its workers cannot use them (built without CUDA, or no driver): install a "
+        "build with CUDA there, or start Ray there with --num-gpus 0"
+    )
 
 
 def device() -> torch.device:

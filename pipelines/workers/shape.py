@@ -21,7 +21,7 @@ class Shape:
     @property
     def needs(self) -> dict[str, float]:
         """What the group keeps from others."""
-        return {"CPU": self.workers * self.cpus, "GPU": self.workers * self.gpus}
+        return {"GPU": self.workers * self.gpus, "CPU": self.workers * self.cpus}
 
 
 @dataclass(frozen=True)
