@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 from components.errors import UserError
 from infra import ending
@@ -35,6 +36,7 @@ from pipelines.workers.work_queue import Work, WorkQueue, loss_in
 IDLE_S = 10.0  # then a group gives its places back: another job may wait for them
 POLL_S = 0.5
 CLOSE_S = 60.0  # for workers without work to end; they need less than one, unless the machine is very busy
+BACKEND, GPU_BACKEND = "gloo", "cpu:gloo,cuda:nccl"  # of torch.distributed
 CALL_RETRIES = 3  # of what a single worker does
 
 
@@ -68,6 +70,24 @@ class _Unannounced(FixedScalingPolicy):
         pass
 
 
+class _WorkerGroup(WorkerGroup):
+    """Ray Train's, which lets go of its places where its workers do not start: Ray Train keeps them to the end."""
+
+    def _start(self) -> None:
+        try:
+            super()._start()
+        except Exception:
+            if self.has_started():
+                self.shutdown()
+            raise
+
+
+class _Controller(TrainController):
+    """Ray Train's, with groups that let go."""
+
+    worker_group_cls = _WorkerGroup
+
+
 class _Trainer(TorchTrainer):
     """Ray Train without what a group of workers has no use for, of which each costs a process.
 
@@ -86,7 +106,7 @@ class _Trainer(TorchTrainer):
         if self._private:
             settings["scaling_policy"] = _Unannounced(settings["scaling_policy"].scaling_config)
         known = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: "0", **get_env_vars_to_propagate()}
-        self.controller = start_here(ray.remote(TrainController), {"runtime_env": {"env_vars": known}}, **settings)
+        self.controller = start_here(ray.remote(_Controller), {"runtime_env": {"env_vars": known}}, **settings)
         ray.get(self.controller.run.remote())
         return ray.get(self.controller.get_result.remote())
 
@@ -167,12 +187,13 @@ class Group:
         except Exception as error:  # whatever it is: `perform` raises it, in the thread that waits for the work
             self._error = error
         finally:
+            self.end()  # a controller that has given up holds the places of its workers as long as it is there
             shutil.rmtree(self.folder / self.name, ignore_errors=True)  # empty but for a mark of Ray Train's
             self._over.set()
 
     def _trainer(self) -> _Trainer:
         shape = self.shape
-        backend = "cpu:gloo,cuda:nccl" if shape.gpus and shape.workers > 1 else "gloo"  # one has nobody to talk to
+        backend = GPU_BACKEND if shape.gpus and shape.workers > 1 else BACKEND  # one has nobody to talk to
         return _Trainer(
             self.private,
             train_loop_per_worker=work_through,

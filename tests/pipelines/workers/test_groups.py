@@ -69,6 +69,9 @@ def perform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., An
                 if left:
                     raise left.pop(0)
 
+            def end(self) -> None:
+                """As the real one."""
+
         monkeypatch.setattr(WorkQueue, "open", lambda: queue)
         monkeypatch.setattr(Group, "_trainer", lambda *_: Trainer())
         return Group(Shape(2, 1, 0), tmp_path, private=True).perform(Work(print, None, True, 2))
@@ -102,6 +105,12 @@ def test_a_worker_that_is_lost_while_its_group_starts_is_replaced(perform: Calla
         perform(Queue(Outcome("done"), starts=3), [lost, fault])
 
 
+def test_a_torch_that_cannot_use_the_gpus_is_one_line(perform: Callable[..., Any]) -> None:
+    fault = ray.train.ControllerError(RuntimeError("Distributed package doesn't have NCCL built in"))
+    with pytest.raises(UserError, match="torch on its workers cannot use them"):
+        perform(Queue(Outcome("done"), starts=2), [fault])
+
+
 def test_what_cannot_be_sent_is_told_in_words() -> None:
     errors = unpickled(failure((UserError("use less"), ValueError(threading.Lock())))).errors
     assert [type(error) for error in errors] == [RuntimeError, RuntimeError] and "use less" in str(errors[0])
@@ -112,6 +121,12 @@ def test_the_second_work_is_done_by_the_processes_of_the_first(found: Any) -> No
     assert [rank for rank, _ in found["first"]] == [0, 1]
     assert found["second"] == found["first"]
     assert found["alone"] == found["first"][0][1]  # work for one is done by the first of them
+
+
+@with_ray
+def test_workers_that_cannot_start_leave_their_places(found: Any) -> None:
+    assert found["not started"].startswith("ControllerError: ") and "none that is there" in found["not started"]
+    assert len(found["first"]) == 2  # on the same two cores
 
 
 @with_ray
