@@ -75,10 +75,10 @@ class _WorkerGroup(WorkerGroup):
 
     def _start(self) -> None:
         try:
-            super()._start()
+            super()._start()  # type: ignore[no-untyped-call]  # Ray gives it no types
         except Exception:
             if self.has_started():
-                self.shutdown()
+                self.shutdown()  # type: ignore[no-untyped-call]
             raise
 
 

@@ -40,7 +40,7 @@ def no_cuda() -> UserError:
     """The error where Ray gives a worker a GPU that its torch cannot use."""
     return UserError(
         "the cluster has GPUs, and torch on its workers cannot use them (built without CUDA, or no driver): install a "
-        "build with CUDA there, or start Ray there with --num-gpus 0"
+        "build with CUDA there, or start Ray there without GPUs (`ray start --num-gpus 0`)"
     )
 
 
