@@ -8,7 +8,7 @@ pix2pix: U-Net-256, 256 px, batches of 4; CycleGAN: nine blocks, 128 px, batches
 On a GPU the usual loop has TF32, its samples lie there already, and kernels and their share of the time are counted.
 The usual loop is written out below with torch's own modules: single precision, torch's default memory layout and Adam,
 one call per picture, as the papers' algorithms read. The tuned one is the same arithmetic with what torch offers: mixed
-precision, channels-last memory, Adam's fused form, one call for all pictures where normalization allows it, and with
+precision, channels-last pictures, Adam's fused form, one call for all pictures where normalization allows it, and with
 --compile compiled networks. First both sides are built small, without dropout and in single precision, get the same
 weights and pictures, and have to arrive at the same weights; then they take turns at full size. The ratio is that of
 neighbours, its median and quartiles are those of all rounds.
@@ -142,12 +142,14 @@ class Loop:
         weights = [p for network in networks for p in network.parameters()]
         return torch.optim.Adam(weights, 2e-4, betas=(0.5, 0.999), fused=self.tuned or None)
 
-    def lay_out(self, networks: Iterable[nn.Module]) -> None:
-        """Give the weights their memory layout, and compile the networks."""
-        for network in networks if self.tuned else ():
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types devices alone
-            if self.compiled:
-                network.compile()
+    def compile(self, networks: Iterable[nn.Module]) -> None:
+        """Compile the networks, where that was asked for.
+
+        Their weights stay as they are: of channels-last ones gradients may come in another layout, and Adam's fused
+        form adds them in the wrong places (docs/decisions/0003).
+        """
+        for network in networks if self.tuned and self.compiled else ():
+            network.compile()
 
     def pictures(self, pictures: Tensor, device: torch.device) -> Tensor:
         """uint8 pictures on the device, in [0, 1]."""
@@ -178,7 +180,7 @@ def usual_pix2pix(
     discriminator = usual_patchgan(6, setting.width, {16: 1, 70: 3}[setting.patch], nn.BatchNorm2d)
     networks: list[nn.Module] = [generator, discriminator]
     take(networks, start, device)
-    loop.lay_out(networks)
+    loop.compile(networks)
     generator_adam, discriminator_adam = loop.adam(generator), loop.adam(discriminator)
     picture, target = (loop.pictures(batch[field], device) for field in ("image", "target"))
     seen, shown, truth = (picture - _MEAN.to(device)) / _STD.to(device), 2 * picture - 1, 2 * target - 1
@@ -212,7 +214,7 @@ def usual_cyclegan(
     judge_a, judge_b = (usual_patchgan(3, setting.width, strided, nn.InstanceNorm2d) for _ in range(2))
     networks: list[nn.Module] = [ab, ba, judge_a, judge_b]
     take(networks, start, device)
-    loop.lay_out(networks)
+    loop.compile(networks)
     generator_adam, discriminator_adam = loop.adam(ab, ba), loop.adam(judge_a, judge_b)
     a, b = (2 * loop.pictures(batch[field], device) - 1 for field in ("image", "other"))
     mean, std = _MEAN.to(device), _STD.to(device)
