@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -60,7 +59,7 @@ def index_tars(config: DataConfig, url: str, run: StepRun) -> tuple[Index, str]:
     facts: list[TarFacts] = []
     work = ((url, name, str(session.folder("cache"))) for name in tars)
     for fact in in_parallel(_look, work, 2 * cpus()):
-        facts.append(TarFacts.model_validate(fact))
+        facts.append(fact)
         run.progress(Progress(len(facts), len(tars), "tars"))
     index = index_of(facts, config, url)
     file = _keep(index, open_storage(url), open_storage(str(session.folder("data"))))
@@ -103,5 +102,5 @@ def _shown(index: Index) -> str:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _look(url: str, name: str, cache: str) -> dict[str, Any]:
-    return look_into(Cache(url, Path(cache)).fetch(name), name).model_dump()
+def _look(url: str, name: str, cache: str) -> TarFacts:
+    return look_into(Cache(url, Path(cache)).fetch(name), name)

@@ -28,12 +28,12 @@ def verify(url: str, samples: int, session: Session) -> dict[str, Any]:
     Raises UserError, with the names of the shards, where anything is not as it should be.
     """
     url = absolute(url)
-    shards = [one.model_dump(mode="json") for one in one_by_one(read_index_at(url))]
+    shards = list(one_by_one(read_index_at(url)))
     connect(session.address)
     states: list[ShardState] = []
     with terminal.Watch(session.quiet) as watch:
         for state in in_parallel(_look, ((url, one, samples) for one in shards), 2 * cpus()):
-            states.append(ShardState.model_validate(state))
+            states.append(state)
             watch.update("verify", f"verify {url}", len(states), len(shards), "shards")
     check(states, url)
     return {"url": url, "rows": rows(states)}
@@ -69,11 +69,10 @@ def check(states: list[ShardState], url: str) -> None:
 
 
 @ray.remote(num_cpus=1, max_retries=3)
-def _look(url: str, values: dict[str, Any], samples: int) -> dict[str, Any]:
-    one = Index.model_validate(values)
+def _look(url: str, one: Index, samples: int) -> ShardState:
     ((entry,),) = one.splits.values()
     if not is_remote(url):
-        return look_at(one, Path(url) / entry.name, samples).model_dump()
+        return look_at(one, Path(url) / entry.name, samples)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / entry.name
         state = look_at(one, path, samples)  # where it cannot be fetched, it is missing
@@ -81,8 +80,8 @@ def _look(url: str, values: dict[str, Any], samples: int) -> dict[str, Any]:
             try:
                 open_storage(url).download(entry.name, path)
             except OutsideError as error:
-                return state.model_copy(update={"problem": str(error)}).model_dump()
+                return state.model_copy(update={"problem": str(error)})
             state = look_at(one, path, samples)
             if state.problem is None:
                 break
-        return state.model_dump()
+        return state

@@ -20,11 +20,24 @@ from pipelines.workers.actors import start_here
 PROBE, STEP, ENDED = "probe", "step", "ended"  # keys of what Tune is told; the scheduler goes by the first two
 
 
+@dataclass(frozen=True)
+class Event:
+    """What happened in a trial: a probe at a step, or its end, with its last probe."""
+
+    step: int
+    score: float
+    ended: bool = False
+
+    def for_tune(self) -> dict[str, Any]:
+        """As Tune is told of it."""
+        return {STEP: self.step, PROBE: self.score, ENDED: self.ended}
+
+
 class _Trial:
     """The probes of one trial so far, and what was decided about them."""
 
     def __init__(self) -> None:
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.decided = 0  # so many of the events may go on
         self.stopped = False
         self.changed = asyncio.Condition()
@@ -36,25 +49,25 @@ class _Exchange:
     def __init__(self) -> None:
         self._trials: dict[int, _Trial] = {}
 
-    async def say(self, number: int, event: dict[str, Any]) -> int:
+    async def say(self, number: int, event: Event) -> int:
         """Add what happened in a trial; returns its place. A probe that was reported before is not added again."""
         trial = self._of(number)
         async with trial.changed:
-            known = [k for k, e in enumerate(trial.events) if not e[ENDED] and e[STEP] == event[STEP]]
-            if known and not event[ENDED]:
+            known = [k for k, e in enumerate(trial.events) if not e.ended and e.step == event.step]
+            if known and not event.ended:
                 return known[0]
             trial.events.append(event)
             trial.changed.notify_all()
             return len(trial.events) - 1
 
-    async def judge(self, number: int, event: dict[str, Any]) -> bool:
+    async def judge(self, number: int, event: Event) -> bool:
         """Add a probe and wait for the verdict: whether the training goes on."""
         place, trial = await self.say(number, event), self._of(number)
         async with trial.changed:
             await trial.changed.wait_for(lambda: trial.decided > place or trial.stopped)
             return trial.decided > place
 
-    async def event(self, number: int, place: int) -> dict[str, Any]:
+    async def event(self, number: int, place: int) -> Event:
         """What happened in a trial at that place; waits for it."""
         trial = self._of(number)
         async with trial.changed:
@@ -97,16 +110,15 @@ class ProbeExchange:
 
     def judge(self, number: int, step: int, score: float) -> bool:
         """Tell of a probe and wait: whether the training goes on."""
-        event = {STEP: step, PROBE: score, ENDED: False}
-        return bool(self._ask("judge", number, event))
+        return bool(self._ask("judge", number, Event(step, score)))
 
     def tell(self, number: int, step: int, score: float) -> None:
         """Tell of a probe that was decided upon before."""
-        self._ask("say", number, {STEP: step, PROBE: score, ENDED: False})
+        self._ask("say", number, Event(step, score))
 
     def end(self, number: int, step: int, score: float) -> None:
         """Tell that a trial has ended; ``score`` is that of its last probe."""
-        self._ask("say", number, {STEP: step, PROBE: score, ENDED: True})
+        self._ask("say", number, Event(step, score, ended=True))
 
     def stop(self, number: int) -> None:
         """Have a trial's training stopped at its next probe, or at the one that waits."""
@@ -120,9 +132,11 @@ class ProbeExchange:
         """The body of a trial in Ray Tune: report what happens until it ends, or until Tune ends this."""
         place = 0
         while True:
-            event = self._ask("event", number, place)
-            tune.report(event)  # returns when Tune has decided to go on; where it stops the trial, it does not
-            if event[ENDED]:
+            event: Event = self._ask("event", number, place)
+            tune.report(
+                event.for_tune()
+            )  # returns when Tune has decided to go on; where it stops the trial, it does not
+            if event.ended:
                 return
             self._ask("go_on", number, place)
             place += 1

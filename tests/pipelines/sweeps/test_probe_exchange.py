@@ -2,20 +2,19 @@
 
 import asyncio
 import sys
-from typing import Any
 
-from pipelines.sweeps.probe_exchange import ENDED, PROBE, STEP, _Exchange
+from pipelines.sweeps.probe_exchange import Event, _Exchange
 
 
-def probe(step: int, ended: bool = False) -> dict[str, Any]:
-    return {STEP: step, PROBE: 0.5, ENDED: ended}
+def probe(step: int, ended: bool = False) -> Event:
+    return Event(step, 0.5, ended)
 
 
 def test_a_training_waits_for_its_verdict() -> None:
     async def story() -> None:
         exchange = _Exchange()
         judged = asyncio.create_task(exchange.judge(7, probe(10)))
-        assert (await exchange.event(7, 0))[STEP] == 10
+        assert (await exchange.event(7, 0)).step == 10
         await asyncio.sleep(0)
         assert not judged.done()
         await exchange.go_on(7, 0)
@@ -49,7 +48,7 @@ def test_a_probe_that_comes_again_has_the_same_verdict() -> None:
         await exchange.go_on(1, 0)
         assert await first and await exchange.judge(1, probe(10))
         await exchange.say(1, probe(10, ended=True))
-        assert (await exchange.event(1, 1))[ENDED]
+        assert (await exchange.event(1, 1)).ended
 
     asyncio.run(story())
 
@@ -62,7 +61,7 @@ def test_a_new_listener_hears_everything() -> None:
         for step in (10, 20):
             await exchange.say(1, probe(step))
         await exchange.go_on(1, 1)
-        assert [(await exchange.event(1, k))[STEP] for k in (0, 1)] == [10, 20]
+        assert [(await exchange.event(1, k)).step for k in (0, 1)] == [10, 20]
         assert await exchange.judge(1, probe(20)) is True
 
     asyncio.run(story())
