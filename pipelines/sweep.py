@@ -163,7 +163,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
             [done[end].value for end in ends],
         ),
         inputs=(prepared, *([scored] if first.score_on else []), *ends),
-        need=max((base.need for base in bases), key=lambda need: need.workers * need.cores),
+        need=max((base.need for base in bases), key=lambda need: need.cores),
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
 

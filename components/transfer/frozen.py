@@ -35,30 +35,29 @@ class FittedLayer(Protocol):
         ...
 
 
-Fitted = TypeVar("Fitted", bound=FittedLayer)
-Fit = Callable[[Features, Features], Mapping[str, FittedLayer]]
+C = TypeVar("C", bound=FrozenConfig)
 
 
 def score_layers(
-    config: FrozenConfig,
+    config: C,
     encoder: Encoder,
     datasets: Datasets,
     device: torch.device,
     about: Mapping[str, Any],
-    fit: Fit,
+    fit: Callable[[Features, Features, C, torch.device], Mapping[str, FittedLayer]],
 ) -> Score:
     """Top-1 of the best layer: all layers on val, then the chosen one once on test, where there is one.
 
-    ``fit`` is given the features of train and of val, and returns what it fitted to each layer; ``about`` says in the
-    protocol what that is. Raises UserError for training samples of one class, and for a split most of whose samples are
-    of classes that training lacks.
+    ``fit`` is given the features of train and of val, ``config`` and ``device``, and returns what it fitted to each
+    layer; ``about`` says in the protocol what that is. Raises UserError for training samples of one class, and for a
+    split most of whose samples are of classes that training lacks.
     """
     ids = subset(len(datasets["train"]), config.samples)
     train = extract(encoder, datasets["train"], ids, config, device)
     val = extract(encoder, datasets["val"], None, config, device)
     classes = classes_of(train)
     unseen = {"val": _share_unseen(train.labels, val.labels, "val")}
-    layers = fit(train, val)
+    layers = fit(train, val, config, device)
     name = best_layer(layers)
     value, n = layers[name].val, len(val.labels)
     if "test" in datasets:
@@ -91,7 +90,7 @@ def score_layers(
     )
 
 
-def best_layer(layers: Mapping[str, Fitted]) -> str:
+def best_layer(layers: Mapping[str, FittedLayer]) -> str:
     """The layer with the highest validation score; of equal ones the shallower."""
     return max(layers, key=lambda name: layers[name].val)
 

@@ -106,6 +106,4 @@ def run_neighbours(config: NeighboursConfig, encoder: Encoder, datasets: Dataset
         "format": PROTOCOL,
         "classifier": "votes of the nearest training samples by cosine similarity, weighted by its exponential",
     }
-    return score_layers(
-        config, encoder, datasets, device, about, lambda train, val: fit_neighbours(train, val, config, device)
-    )
+    return score_layers(config, encoder, datasets, device, about, fit_neighbours)

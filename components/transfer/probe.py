@@ -151,9 +151,7 @@ def run_linear(config: ProbeConfig, encoder: Encoder, datasets: Datasets, device
         "classifier": "multinomial logistic regression on standardized features, fitted on train alone",
         "objective": "mean cross-entropy + penalty / 2 |weight|^2, bias free",
     }
-    return score_layers(
-        config, encoder, datasets, device, about, lambda train, val: linear_probe(train, val, config, device)
-    )
+    return score_layers(config, encoder, datasets, device, about, linear_probe)
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,13 @@ def all_benchmarks() -> dict[str, Benchmark]:
 
 
 def all_protocols() -> dict[str, BenchmarkConfig]:
-    """Every protocol by its name, those of all kinds."""
-    return {protocol.name: protocol for kind in all_benchmarks().values() for protocol in kind.protocols}
+    """Every protocol by its name, those of all kinds. Raises UserError where two have the same."""
+    found: dict[str, BenchmarkConfig] = {}
+    for protocol in (each for kind in all_benchmarks().values() for each in kind.protocols):
+        if found.setdefault(protocol.name, protocol) is not protocol:
+            kinds = f"{found[protocol.name].kind} and {protocol.kind}"
+            raise UserError(f"two benchmarks are called {protocol.name!r}, of the kinds {kinds}: rename one of them")
+    return found
 
 
 def get_protocol(name: str) -> BenchmarkConfig:

@@ -80,9 +80,9 @@ def benchmarks(
     from pipelines import terminal
     from pipelines.cli.task_facts import benchmark_facts
 
-    kinds = all_benchmarks()
-    chosen = [kinds[get_protocol(name).kind]] if name else kinds.values()
-    facts = [fact for kind in chosen for fact in benchmark_facts(kind) if name in (None, fact["name"])]
+    facts = [fact for kind in all_benchmarks().values() for fact in benchmark_facts(kind)]
+    if name:
+        facts = [fact for fact in facts if fact["name"] == get_protocol(name).name]
     terminal.show_benchmarks(facts)
     if json_:
         terminal.last_line({"benchmarks": facts})

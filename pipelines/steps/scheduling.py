@@ -44,11 +44,11 @@ def check_room(steps: Sequence[Step[Any]], session: Session, finished: Finished)
     there = machine.cores()
     for step in in_order(steps):
         need = step.need
-        if need.workers * need.cores > there and not finished.find(step):
-            fit = there // need.cores
+        if need.cores > there and not finished.find(step):
+            fit = there // need.each
             todo = f"training.workers={fit} fits" if fit else f"training.cpus={there} with one worker fits"
             raise UserError(
-                f"{step.label} needs {need.workers * need.cores} cores ({need.workers} workers x {need.cores}) and "
+                f"{step.label} needs {need.cores} cores ({need.workers} workers x {need.each}) and "
                 f"this machine has {there}: --set {todo}, or --address of a cluster that has more"
             )
 
@@ -97,7 +97,7 @@ def _submit(
     ordered: Sequence[Step[Any]], workflow: Workflow, watch: terminal.Watch
 ) -> dict[str, Future[StepResult[Any]]]:
     """Run the steps, inputs first in ``ordered``; returns when all have ended, well or not."""
-    capacity = Capacity(workflow.session, max(step.need.workers * step.need.cores for step in ordered))
+    capacity = Capacity(workflow.session, max(step.need.cores for step in ordered))
     futures: dict[str, Future[StepResult[Any]]] = {}
 
     def execute(place: int, step: Step[Any]) -> StepResult[Any]:

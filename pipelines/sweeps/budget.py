@@ -76,10 +76,10 @@ def estimate(recipe: Recipe) -> Cost:
     share = max(1, training.batch // training.workers)
     alone = training.model_copy(update={"compile": False})
     engine = Engine(task, alone, resolve_weights(task.name, task.terms, recipe.weights), plan.steps)
-    with computing_with(need.cores):
+    with computing_with(need.each):
         times = [_timed(engine, noise(task, share, recipe.data.size)) for _ in range(TIMED_STEPS + 1)]
     seconds = START_S + plan.steps * statistics.median(times[1:])  # the first one warms up
-    return Cost(seconds * need.workers * need.cores, round(training.epochs * samples))
+    return Cost(seconds * need.cores, round(training.epochs * samples))
 
 
 def _timed(engine: Engine, batch: Batch) -> float:

@@ -80,12 +80,6 @@ def collapse_floor(classes: int) -> float:
     return chance + LUCK * math.sqrt(chance * (1 - chance) / PROBE_SAMPLES[1])
 
 
-def _cores(recipe: Recipe) -> int:
-    """The cores of a training, of which its seconds are counted."""
-    need = Need.of(recipe.training)
-    return need.workers * need.cores
-
-
 def no_gap(recipe: str, gap: Estimate) -> OutsideError:
     """What is said where a universal sweep has nothing to measure between."""
     return OutsideError(
@@ -149,7 +143,7 @@ class Trials:
         """Run a trial to its end, whichever it is, within its run."""
         began = time.perf_counter()
         record = Record(proposal, "finished", {}, run_id=run_id)
-        cores = max(_cores(base) for base in self.bases)
+        cores = max(Need.of(base.training).cores for base in self.bases)
         paid: set[str] = set()
         try:
             for recipe, base in zip(recipes_of(proposal, self.bases), self.bases, strict=True):
@@ -178,7 +172,7 @@ class Trials:
             for objective in measurable(self.objectives, recipe)
         }
         new = step.fingerprint not in paid
-        cores = _cores(recipe) if new else 0
+        cores = Need.of(recipe.training).cores if new else 0
         images = self._images(proposal, recipe, trained.value.steps) if new else 0
         paid.add(step.fingerprint)
         return replace(
@@ -192,7 +186,7 @@ class Trials:
     def _measured(self, objective: Objective, recipe: Recipe, trained: StepResult[Pretrained], parent: str) -> float:
         """The value of one objective; of a universal sweep, the score that goes into it."""
         if objective.name == COST:
-            return float(trained.value.seconds * _cores(recipe))
+            return float(trained.value.seconds * Need.of(recipe.training).cores)
         if objective.name in PICTURES:
             return self._of_pictures(objective, trained, parent)
         benchmark = recipe.benchmarks[0] if objective.name == UNIVERSAL else objective.name

@@ -62,11 +62,11 @@ class Streams:
         """The first samples."""
         return self.get(np.arange(min(count, len(self.own))))
 
-    def load(self, plan: Plan, seed: int, world: World, device: torch.device, threads: int = 1) -> Loader:
-        """The loader of a rank; every stream has an order of its own. At least two ``threads`` decode."""
+    def load(self, plan: Plan, seed: int, world: World, device: torch.device, threads: int = 2) -> Loader:
+        """The loader of a rank; every stream has an order of its own. So many ``threads`` decode."""
         own = Order(self.own.shard_sizes, seed)
         others = {
             name: (data, Order(data.shard_sizes, int(make_key(seed, "stream", name) >> 1)))
             for name, data in self.others.items()
         }
-        return Loader(self.own, own, plan, world.rank, world.size, max(2, threads), others=others, device=device)
+        return Loader(self.own, own, plan, world.rank, world.size, threads, others=others, device=device)

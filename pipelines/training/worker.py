@@ -83,7 +83,7 @@ def train_worker(job: TrainingJob) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda" and not torch.cuda.is_available():
         raise no_cuda()
-    cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])  # type: ignore[no-untyped-call]  # Ray's own
+    cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])  # type: ignore[no-untyped-call]  # Ray gives it no types
     if device.type == "cpu":
         torch.set_num_threads(cpus)
     torch.backends.cudnn.benchmark = True
@@ -117,7 +117,7 @@ def train_worker(job: TrainingJob) -> None:
 
     if engine.step == plan.steps:
         return
-    loader = streams.load(plan, training.seed, world, device, threads=cpus if device.type == "cuda" else 1)
+    loader = streams.load(plan, training.seed, world, device, threads=max(2, cpus) if device.type == "cuda" else 2)
     batches = until_told(loader.iterate(engine.step), recorder.told, world, device)
     if training.record_ids:
         batches = recorded(batches, Path(job.run_folder) / "ids" / f"rank-{world.rank}.jsonl", world)

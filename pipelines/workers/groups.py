@@ -76,9 +76,9 @@ class _WorkerGroup(WorkerGroup):
     def _start(self) -> None:
         try:
             super()._start()  # type: ignore[no-untyped-call]  # Ray gives it no types
-        except Exception:
+        except Exception:  # whatever it is: it is raised again
             if self.has_started():
-                self.shutdown()  # type: ignore[no-untyped-call]
+                self.shutdown()  # type: ignore[no-untyped-call]  # Ray gives it no types
             raise
 
 
@@ -187,7 +187,7 @@ class Group:
         except Exception as error:  # whatever it is: `perform` raises it, in the thread that waits for the work
             self._error = error
         finally:
-            self.end()  # a controller that has given up holds the places of its workers as long as it is there
+            self.end()  # its process would stay until the command ends
             shutil.rmtree(self.folder / self.name, ignore_errors=True)  # empty but for a mark of Ray Train's
             self._over.set()
 

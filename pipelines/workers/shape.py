@@ -38,22 +38,27 @@ class Need:
         return cls(training.workers, training.cpus, training.gpus)
 
     @property
-    def cores(self) -> int:
+    def each(self) -> int:
         """The cores of each worker where there is no GPU: one, unless somebody has said how many."""
         return 1 if self.cpus == "auto" else self.cpus
+
+    @property
+    def cores(self) -> int:
+        """The cores of all workers where there is no GPU."""
+        return self.workers * self.each
 
     def on(self, nodes: Iterable[Node]) -> Shape:
         """What the workers are given on these machines. Where there are GPUs, a worker's fair part of the cores is as
         large as its part of the GPUs, on the machine with the fewest cores for each; one core is left to others."""
         with_gpus = [node for node in nodes if node.get("GPU", 0)]
         if not with_gpus:
-            return Shape(self.workers, self.cores, 0)
+            return Shape(self.workers, self.each, 0)
         fair = min((node["CPU"] - 1) / node["GPU"] for node in with_gpus) * self.gpus
         return Shape(self.workers, max(1, math.floor(fair)) if self.cpus == "auto" else self.cpus, self.gpus)
 
     def share(self, gpus: bool) -> float:
         """What it keeps busy: GPUs where there are any, else cores."""
-        return self.workers * (self.gpus if gpus else self.cores)
+        return self.workers * self.gpus if gpus else self.cores
 
     def places(self, nodes: Iterable[Node]) -> int:
         """How many of its workers these machines have room for at once."""

@@ -72,6 +72,23 @@ def test_a_killed_worker_is_replaced(cut_off: tuple[Home, str]) -> None:
     check_begun_at_checkpoints(home, 1)
 
 
+def test_what_a_task_remembers_outlives_a_killed_worker(new_home: MakeHome) -> None:
+    """Of a task that remembers pictures: what its discriminators are shown of the past is part of the checkpoint."""
+    command = ["pretrain", "cyclegan", "--json", "--quiet"]
+    settings = sets({**TRAINING, "training.epochs": 1, "encoder.width": 4, "options.pool": 8, "options.patch": 16})
+    home, undisturbed = new_home(), new_home()
+    running = home.start(*command, *settings)
+    running.wait_until(lambda: home.steps_done() > KILLED_AFTER)
+    kill(running.processes("RayTrainWorker")[-1])
+    steps = running.wait().last["value"]["steps"]
+    assert any(len(rank) > steps for rank in home.lines())  # the steps since the last checkpoint were run again
+    undisturbed.run(*command, *settings)
+    assert home.ids() == undisturbed.ids() and len(home.ids()) == steps
+    assert differences(home.last_state(), undisturbed.last_state()) == []
+    pools = {key: value for key, value in home.last_state()["engine"]["task"].items() if key.startswith("pool_")}
+    assert pools and all(value.any() for value in pools.values())
+
+
 def check_begun_at_checkpoints(home: Home, times: int) -> None:
     """A training that was cut off so often went on from its last checkpoints."""
     steps = [line["step"] for line in home.lines()[0]]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
-from tests.e2e.jobs import TINY, Home
+from tests.e2e.jobs import TINY, Home, sets
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
 
@@ -23,16 +23,19 @@ def trained(new_home: Callable[..., Home], main_job: tuple[Home, str]) -> tuple[
 
 def test_pictures_are_measured_once(trained: tuple[Home, str]) -> None:
     home, run = trained
-    command = ["measure", "--run", run, "--extractor", run, "--layer", "conv2", "--json"]
+    settings = sets({**TINY, "training.epochs": 0})
+    grey = home.run("pretrain", "colorization", *settings, "--json", "--quiet").last["value"]["encoder"]
+    command = ["measure", "--run", run, "--extractor", grey, "--layer", "conv2", "--json"]
     planned = home.run(*command, "--dry-run").last["steps"]
     assert [(step["step"], step["would"]) for step in planned] == [("prepare", "be reused"), ("measure", "run")]
-    result = home.run(*command).last
-    assert not result["reused"]
+    done = home.run(*command)
+    result = done.last
+    assert not result["reused"] and "does not see colours" in done.err
     assert result["value"]["values"].keys() == {"prediction", "input"}
     for values in result["value"]["values"].values():
         assert values.keys() == {"l1", "psnr", "ssim", "frechet", "kernel", "kernel_error"}
         assert 0 < values["ssim"] < 1 and values["psnr"] > 5
-    weights = open_tracker(home.folder).models.fetch_encoder(run, home.folder / "cache") / "encoder.safetensors"
+    weights = open_tracker(home.folder).models.fetch_encoder(grey, home.folder / "cache") / "encoder.safetensors"
     extractor = result["value"]["protocol"]["extractor"]
     assert (extractor["layer"], extractor["sha256"]) == ("conv2", sha256_of(weights))
     files = {file.path for file in home.client().list_artifacts(result["run_id"])}

@@ -97,9 +97,9 @@ def test_a_new_kind_is_one_config_and_one_function(monkeypatch: pytest.MonkeyPat
         kind: Literal["constant"] = "constant"
         value: float = 0.25
 
-    @protocol.register_benchmark(
-        Constant(), Constant(name="half", value=0.5), summary="a constant", source="nowhere", check=lambda *_: None
-    )
+    constants = Constant(), Constant(name="half", value=0.5)
+
+    @protocol.register_benchmark(*constants, summary="a constant", source="nowhere", check=lambda *_: None)
     def run(config: Constant, encoder: Any, datasets: Any, device: torch.device) -> Score:
         return Score(value=config.value, **BASE)
 
@@ -110,6 +110,12 @@ def test_a_new_kind_is_one_config_and_one_function(monkeypatch: pytest.MonkeyPat
     protocol.check_benchmark(half, encoder)
     assert run_benchmark(half, encoder, splits).value == 0.5
     assert run_benchmark(Constant(value=0.75), encoder, splits).value == 0.75
+    protocol.register_benchmark(Constant(name="linear"), summary="another", source="nowhere", check=lambda *_: None)(
+        run
+    )
+    with pytest.raises(UserError, match="two benchmarks are called 'linear', of the kinds constant and linear"):
+        protocol.all_protocols()
+    protocol.register_benchmark(*constants, summary="a constant", source="nowhere", check=lambda *_: None)(run)
     with pytest.raises(UserError, match="unknown benchmark 'halt': did you mean 'half'"):
         protocol.get_protocol("halt")
     with pytest.raises(UserError, match="unknown kind of benchmark 'constand': did you mean 'constant'"):

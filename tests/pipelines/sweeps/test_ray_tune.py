@@ -1,28 +1,19 @@
 """Under a real Ray Tune, with trials that take no time: who is stopped, what that saves, and what is not run again."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.pipelines.apart import printed_by
+
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("sweep")]
-ROOT = Path(__file__).resolve().parents[3]
 WHOLE = 192  # images of a training that nobody stops
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a sweep found, the first time and when it was continued."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "tests.pipelines.sweeps.tuned", str(tmp_path_factory.mktemp("tuned"))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed_by("tests.pipelines.sweeps.tuned", tmp_path_factory.mktemp("tuned"))
 
 
 def test_asha_stops_what_falls_behind(found: Any) -> None:

@@ -1,10 +1,7 @@
 """Groups of workers, under a real Ray: one process after the other does not need to start, and none spoils the next."""
 
 import errno
-import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +16,7 @@ from infra.errors import OutsideError
 from pipelines.workers.groups import Group, Lost
 from pipelines.workers.shape import Shape
 from pipelines.workers.work_queue import Outcome, Work, WorkQueue, failure, unpickled
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.pipelines.apart import printed_by
 
 
 def with_ray(test: Callable[..., None]) -> Callable[..., None]:
@@ -33,12 +29,7 @@ def with_ray(test: Callable[..., None]) -> Callable[..., None]:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a command saw that gave work to groups."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-m", "tests.pipelines.workers.job", str(tmp_path_factory.mktemp("job"))]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed_by("tests.pipelines.workers.job", tmp_path_factory.mktemp("job"))
 
 
 class Queue:
