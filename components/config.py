@@ -174,7 +174,7 @@ class EncoderConfig(Config):
     """The network whose features are transferred."""
 
     name: Annotated[str, Role.SHOWN] = Field(
-        "alexnet", description="name of a network: alexnet, resnet18, resnet50, ..."
+        "alexnet", description="name of a network: alexnet, resnet18, resnet34, resnet50, ..."
     )
     width: Annotated[int, Role.SHOWN] = Field(
         32, ge=4, description="channels of the first stage (64 is the published width)"
@@ -186,6 +186,9 @@ class EncoderConfig(Config):
     stem: Literal["small", "large"] = Field("small", description="small: for 32 to 96 px; large: as published")
     input: Literal["rgb", "lab", "l", "ab", "l+ab", "diagonal"] = Field(
         "rgb", description="what the trunk sees; set by the task"
+    )
+    normalization: Annotated[str, Role.LATER] = Field(
+        "imagenet", description="of RGB: imagenet, half, none, or MEAN/DEVIATION such as 0.5,0.5,0.5/0.25,0.25,0.25"
     )
 
 

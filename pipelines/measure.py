@@ -1,12 +1,13 @@
 """trained task -> what its pictures are worth: nearness to the truth, distance to real pictures. By one worker."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from components.config import Recipe
+from components.config import Recipe, deciding
 from components.data.arrays import UInt8
 from components.errors import UserError, unknown
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
@@ -77,7 +78,7 @@ def measure_step(wanted: Measurement, session: Session) -> Step[Measured]:
     prepared = prepare_step(recipe.data)
     trained = {
         "weights": sha256_of(folder / TASK_FILE),
-        "recipe": recipe.model_dump(mode="json", include={"task", "options", "encoder"}),
+        "recipe": recipe.model_dump(mode="json", include={"task", "options"}) | {"encoder": deciding(recipe.encoder)},
         "size": recipe.data.size,
     }
     return Step(
@@ -135,7 +136,8 @@ def _classifier_files(uri: str | None, session: Session) -> tuple[Files, Json]:
             f"--classifier {uri}: task {recipe.task!r} tells no classes: a run of the recipe supervised would be right"
         )
     files = packed(folder, (TASK_FILE, RECIPE_FILE))
-    return files, {"classifier": {"weights": sha256_of(folder / TASK_FILE), "encoder": recipe.encoder.canonical()}}
+    encoder = json.dumps(deciding(recipe.encoder), sort_keys=True, separators=(",", ":"))
+    return files, {"classifier": {"weights": sha256_of(folder / TASK_FILE), "encoder": encoder}}
 
 
 def _extractor_files(uri: str | None, config: MeasureConfig, session: Session) -> tuple[Files, dict[str, str]]:

@@ -40,6 +40,7 @@ def pretrain_step(recipe: Recipe, judge: Judge | None = None) -> Step[Pretrained
     if task.version > 1:
         what["task_version"] = task.version
     what["options"] = identified(recipe)
+    what["encoder"] = deciding(recipe.encoder)
     what["training"] = deciding(recipe.training) if parts.players else {"seed": recipe.training.seed}
     prepared = prepare_step(recipe.data)
     check_recipe_on(recipe, facts_of(recipe.data))  # said now, before shards are written

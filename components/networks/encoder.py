@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.color import rgb_to_lab, scale_lab
-from components.config import EncoderConfig
+from components.config import EncoderConfig, deciding
 from components.errors import UserError, unknown
+from components.networks.normalization import mean_and_deviation
 from components.registry import Registry
 
 FORMAT = "genoise-encoder/1"  # of config.json and encoder.safetensors; a file with another one is refused
@@ -28,8 +29,6 @@ WEIGHTS_FILE = "encoder.safetensors"  # its parameters and buffers
 
 HALVES = {"l+ab": ("l", "ab"), "diagonal": ("lab", "lab")}  # inputs that two trunks share: what each of them sees
 INPUT_CHANNELS = {"rgb": 3, "lab": 3, "l": 1, "ab": 2, "l+ab": 3, "diagonal": 3}  # of what a trunk sees, by input
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of red, green and blue, in [0, 1]
-_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Encoder(nn.Module):
@@ -45,7 +44,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, channels: dict[str, int]) -> None:
         """``channels`` names every layer of the whole architecture; ``config.depth`` keeps the first of them.
 
-        Raises UserError if ``config.depth`` is larger than the number of layers.
+        Raises UserError if ``config.depth`` is larger than the number of layers, and for a normalization that is none.
         """
         super().__init__()
         depth = len(channels) if config.depth is None else config.depth
@@ -56,9 +55,10 @@ class Encoder(nn.Module):
         self.config = config
         self.channels = dict(list(channels.items())[:depth])
         self.layers = tuple(self.channels)
+        mean, std = mean_and_deviation(config.normalization)
         # Not persistent: state dicts keep exactly the key names that torchvision gives them.
-        self.register_buffer("_mean", torch.tensor(_IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(_IMAGENET_STD).view(3, 1, 1), persistent=False)
+        self.register_buffer("_mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, rgb_BCHW: Tensor) -> dict[str, Tensor]:
         """RGB (B, 3, H, W) in [0, 1] to {layer: (B, channels[layer], h, w)}, after the activation, shallow to deep."""
@@ -67,8 +67,8 @@ class Encoder(nn.Module):
     def convert(self, rgb_BCHW: Tensor) -> Tensor:
         """RGB (B, 3, H, W) in [0, 1] to what the trunk sees, (B, INPUT_CHANNELS[config.input], H, W), float32.
 
-        rgb: standardized with ImageNet's mean and deviation; all others: CIE Lab, or a part of it, as `scale_lab` has
-        it, about [-1, 1].
+        rgb: standardized as ``config.normalization`` says, by default with ImageNet's mean and deviation; all others:
+        CIE Lab, or a part of it, as `scale_lab` has it, about [-1, 1].
         """
         rgb_BCHW = rgb_BCHW.float()  # Lab is steep near black, and bf16 has 8 bits
         if self.config.input == "rgb":
@@ -199,7 +199,7 @@ def save_encoder(encoder: Encoder, folder: str | Path) -> None:
     tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     weights, config = folder / f"{WEIGHTS_FILE}.partial", folder / f"{CONFIG_FILE}.partial"
     save_file(tensors, weights, metadata={"format": "pt"})
-    about = {"format": FORMAT, "encoder": encoder.config.model_dump(mode="json"), "layers": encoder.channels}
+    about = {"format": FORMAT, "encoder": deciding(encoder.config), "layers": encoder.channels}
     config.write_text(json.dumps(about, indent=2) + "\n")
     os.replace(weights, folder / WEIGHTS_FILE)
     os.replace(config, folder / CONFIG_FILE)

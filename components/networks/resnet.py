@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 (He et al. 2016) with torchvision's key names, so that the files drop into its users' code.
+"""ResNet-18, ResNet-34 and ResNet-50 (He et al. 2016) with torchvision's key names, so that the files drop into its users' code.
 
 Legend of shape suffixes: B samples, C channels, H height, W width.
 """
@@ -137,6 +137,12 @@ def _tame_branches(network: ResNet) -> None:
 def resnet18(config: EncoderConfig) -> ResNet:
     """Four stages of two basic blocks."""
     return ResNet(config, BasicBlock, (2, 2, 2, 2))
+
+
+@register_encoder("resnet34")
+def resnet34(config: EncoderConfig) -> ResNet:
+    """Four stages of 3, 4, 6 and 3 basic blocks."""
+    return ResNet(config, BasicBlock, (3, 4, 6, 3))
 
 
 @register_encoder("resnet50")

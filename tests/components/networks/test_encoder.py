@@ -117,6 +117,7 @@ ALEXNET_KEYS = [
     [
         ("alexnet", "none", ALEXNET_KEYS, 10, 2_469_696),
         ("resnet18", "batch", resnet_keys((2, 2, 2, 2), 2), 120, 11_176_512),
+        ("resnet34", "batch", resnet_keys((3, 4, 6, 3), 2), 216, 21_284_672),
         ("resnet50", "batch", resnet_keys((3, 4, 6, 3), 3), 318, 23_508_032),
     ],
 )
@@ -178,6 +179,7 @@ def reference_resnet(weights: dict[str, Tensor], x_BCHW: Tensor) -> list[Tensor]
     [
         ("alexnet", "none", reference_alexnet),
         ("resnet18", "batch", reference_resnet),
+        ("resnet34", "batch", reference_resnet),
         ("resnet50", "batch", reference_resnet),
     ],
 )
@@ -198,6 +200,46 @@ def test_numbers_of_torchvision(
 
 
 # -- input, precision, memory format -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "deviation"),
+    [
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        ("0.1,0.2,0.3/0.4,0.5,0.6", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+    ],
+)
+def test_rgb_is_standardized_as_the_configuration_says(
+    name: str, mean: tuple[float, ...], deviation: tuple[float, ...], tmp_path: Path
+) -> None:
+    network = encoder("alexnet", normalization=name)
+    expected = (images(8) - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(deviation).view(3, 1, 1)
+    torch.testing.assert_close(network.convert(images(8)), expected, rtol=1e-6, atol=1e-6)
+    save_encoder(network, tmp_path)
+    torch.testing.assert_close(load_encoder(tmp_path).convert(images(8)), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("imagent", "imagenet, half, none would be right"),
+        ("0.5/0.5", "such as 0.5,0.5,0.5/0.25,0.25,0.25"),
+        ("1,2,nan/1,1,1", "such as 0.5,0.5,0.5/0.25,0.25,0.25"),
+        ("123.7,116.3,103.5/58.4,57.1,57.4", "divide by 255"),
+        ("0,0,0/1,1,0", "divide by 255, and give deviations above 0"),
+    ],
+)
+def test_a_normalization_that_is_none_is_refused(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        encoder("alexnet", normalization=name)
+
+
+def test_the_file_of_an_encoder_of_the_usual_normalization_is_as_it_was(tmp_path: Path) -> None:
+    """So that whoever has scored it before finds its score again, and an earlier version can read it."""
+    save_encoder(encoder("alexnet"), tmp_path)
+    assert "normalization" not in json.loads((tmp_path / "config.json").read_text())["encoder"]
 
 
 @pytest.mark.parametrize("kind", ["lab", "l", "ab"])
