@@ -271,6 +271,15 @@ class TrainingConfig(Config):
     record_ids: Annotated[bool, Role.HOW] = Field(False, description="write the ids of the samples of every step")
     max_failures: Annotated[int, Role.HOW] = Field(3, ge=0, description="lost workers survived before the job gives up")
 
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _a_share_of_one(cls, value: object) -> object:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+            raise ValueError(
+                "must be above 0 and at most 1, a worker's share of one GPU; for two GPUs: --set training.workers=2"
+            )
+        return value
+
     @field_validator("cpus", mode="before")
     @classmethod
     def _cores_or_auto(cls, value: object) -> object:

@@ -163,7 +163,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
             [done[end].value for end in ends],
         ),
         inputs=(prepared, *([scored] if first.score_on else []), *ends),
-        need=max((base.need for base in bases), key=lambda need: need.cores),
+        need=replace(max((base.need for base in bases), key=lambda need: need.cores), compiler=_compiles(wanted)),
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
 
@@ -185,6 +185,12 @@ def _check_trials(wanted: Sweep) -> None:
             raise _unprobed(wanted)
         if wanted.scheduler == "pbt" and len(probe_steps(first, facts.samples["train"])) < 2:
             raise _too_few_probes()
+
+
+def _compiles(wanted: Sweep) -> bool:
+    """Whether some trial compiles its steps."""
+    searched = "training.compile" in wanted.space.keys  # so with and without
+    return searched or any(recipe.training.compile for recipe in wanted.recipes)
 
 
 def _unprobed(wanted: Sweep) -> UserError:

@@ -6,13 +6,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
-from components.errors import Diverged, UserError
-from infra import ending, machine
+from components.errors import Diverged
+from infra import ending
 from infra.errors import Interrupted
 from infra.tracking import open_tracker
 from pipelines import terminal
 from pipelines.session import Session
 from pipelines.steps.results import Finished, Results, StepResult, V
+from pipelines.steps.room import check_room
 from pipelines.steps.step import Planned, Step, in_order
 from pipelines.steps.worker_log import Progress
 from pipelines.steps.workflow import Workflow
@@ -32,25 +33,6 @@ def plan(steps: Sequence[Step[Any]], session: Session) -> list[Planned]:
     return [
         Planned(step.name, step.label, step.fingerprint, finished.find(step) is not None) for step in in_order(steps)
     ]
-
-
-def check_room(steps: Sequence[Step[Any]], session: Session, finished: Finished) -> None:
-    """Raise UserError where a step that is not finished has more workers than this machine has cores for.
-
-    Only where Ray is this machine's own; what a cluster has is known, and said, when it is reached.
-    """
-    if not session.private:
-        return
-    there = machine.cores()
-    for step in in_order(steps):
-        need = step.need
-        if need.cores > there and not finished.find(step):
-            fit = there // need.each
-            todo = f"training.workers={fit} fits" if fit else f"training.cpus={there} with one worker fits"
-            raise UserError(
-                f"{step.label} needs {need.cores} cores ({need.workers} workers x {need.each}) and "
-                f"this machine has {there}: --set {todo}, or --address of a cluster that has more"
-            )
 
 
 def run(step: Step[V], session: Session, name: str) -> StepResult[V]:

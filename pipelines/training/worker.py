@@ -15,6 +15,7 @@ from components.config import Recipe
 from components.data.loader import Loaded
 from components.data.order import Plan
 from components.engine import Engine, Intervals, fit
+from components.engine.compiler import check_compiler
 from components.errors import Diverged, Stopped
 from components.parallel import World
 from components.tasks.base import Task, build_task, resolve_weights
@@ -83,6 +84,8 @@ def train_worker(job: TrainingJob) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cuda" and not torch.cuda.is_available():
         raise no_cuda()
+    if training.compile:
+        check_compiler(device.type == "cuda", "every worker's machine")
     cpus = int(ray.get_runtime_context().get_assigned_resources()["CPU"])  # type: ignore[no-untyped-call]  # Ray gives it no types
     if device.type == "cpu":
         torch.set_num_threads(cpus)

@@ -47,3 +47,8 @@ def no_cuda() -> UserError:
 def device() -> torch.device:
     """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpus() -> int:
+    """How many GPUs of this machine torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -31,11 +31,12 @@ class Need:
     workers: int = 1
     cpus: int | Literal["auto"] = "auto"
     gpus: float = 1.0
+    compiler: bool = False  # whether each needs what `torch.compile` does
 
     @classmethod
     def of(cls, training: TrainingConfig) -> "Need":
         """That of a training."""
-        return cls(training.workers, training.cpus, training.gpus)
+        return cls(training.workers, training.cpus, training.gpus, training.compile)
 
     @property
     def each(self) -> int:

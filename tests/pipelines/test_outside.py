@@ -1,6 +1,7 @@
 """Places that cannot be written, odd names of homes, and machines that are too small: one line each, or it works."""
 
 import errno
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -178,6 +179,66 @@ def test_more_workers_than_cores(
     assert "needs 8 cores (4 workers x 2) and this machine has 6: --set training.workers=3 fits" in said
     said = refused(*command, *more, "--set", "training.cpus=16")
     assert "this machine has 6: --set training.cpus=6 with one worker fits" in said
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize("command", [["pretrain", "rotation"], ["table", "random", "rotation"], ["sweep", "bigan"]])
+def test_more_workers_than_gpus(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, command: list[str], more: list[str]
+) -> None:
+    monkeypatch.setattr("infra.machine.cores", lambda: 16)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    said = refused(*command, *more, "--set", "training.workers=4", "--set", "training.batch=64")
+    assert "a GPU for each of 4 workers and this machine has 2: --set training.workers=2, or --address" in said
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize("share", ["0", "-1", "1.5", "all", "true", "null"])
+@pytest.mark.parametrize("command", ["pretrain", "table", "sweep"])
+def test_what_is_no_share_of_a_gpu(refused: Refused, command: str, share: str, more: list[str]) -> None:
+    said = refused(command, "autoencoder", *more, "--set", f"training.gpus={share}")
+    assert said.startswith("genoise: error: training.gpus: must be above 0 and at most 1, a worker's share of one GPU")
+
+
+# Machines that cannot compile
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["pretrain", "rotation", "--set", "training.compile=true"],
+        ["table", "random", "rotation", "--set", "training.compile=true"],
+        ["sweep", "bigan", "--set", "training.compile=true"],
+        ["sweep", "bigan", "--set", "search={training.compile: [false, true]}"],
+    ],
+)
+def test_a_machine_without_a_compiler(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, command: list[str], more: list[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = refused(*command, *more)
+    assert "training.compile needs a C++ compiler that finds Python.h on this machine: no-such-compiler does" in said
+
+
+def test_a_gpu_without_triton(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name == "triton" else find(name, *more))
+    said = refused("pretrain", "rotation", "--set", "training.compile=true")
+    assert "training.compile needs Triton on this machine: install" in said
+
+
+def test_who_does_not_compile_needs_no_compiler_and_a_cluster_has_its_own(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    command = ["pretrain", "rotation", "--dry-run", "--set"]
+    assert run([*command, "training.compile=false"]) == 0
+    assert run([*command, "training.compile=true", "--address", "10.0.0.1:6379"]) == 0
+    assert run([*command, "training.compile=true"]) == 2
 
 
 def test_as_many_workers_as_cores_and_as_a_cluster_may_have(

@@ -38,8 +38,10 @@ def test_shares_of_a_gpu_add_up() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"gpus": 0}, r"^gpus: input should be greater than 0 \(given: 0\)"),
-        ({"gpus": 2}, r"^gpus: input should be less than or equal to 1 \(given: 2\)"),
+        *(
+            ({"gpus": wrong}, r"^gpus: must be above 0 and at most 1, .*--set training.workers=2 \(given: ")
+            for wrong in (0, -1, 1.5, 2, "all", True, None, float("nan"))
+        ),
         ({"gpus": 0.5, "workers": 2}, r"share of a GPU, for one worker alone.*--set training.workers=1"),
         ({"cpus": 0}, r"^cpus: must be 1 or more, or auto \(given: 0\)"),
         ({"cpus": "all"}, r"^cpus: must be 1 or more, or auto \(given: 'all'\)"),
