@@ -22,6 +22,7 @@ SOURCES = {
     "target": "pairs, with the source pairs",
     "edges": "the source shapes, or shards with edges.png",
     "mask": "images with masks, with the source masks, voc or coco",
+    "boxes": "images with boxes, with the source voc or coco",
     "other": "two domains, with the source unpaired",
 }
 

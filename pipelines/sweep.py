@@ -12,7 +12,8 @@ from typing import Any
 from components.config import Recipe
 from components.data.labels import check_labels_seen
 from components.errors import Diverged, UserError
-from components.transfer.protocol import all_protocols, gap_between, get_protocol
+from components.transfer.protocol import all_protocols, get_protocol
+from components.transfer.statistics import Measured, gap_between
 from infra.cluster import connect, nodes
 from infra.tracking import open_tracker
 from pipelines.data.prepared import Prepared
@@ -42,7 +43,7 @@ from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
 from pipelines.sweeps.worth import worth_of
 from pipelines.table import beside
 from pipelines.tables.untrained import is_learned, warnings_of
-from pipelines.transfer import Scored, check_labelled, check_prepared, validation_step
+from pipelines.transfer import Scored, check_data, check_prepared, validation_step
 from pipelines.workers.shape import Need
 
 VERSION = 2  # scores by the second version of the probe, which are not to be mixed with those of the first
@@ -171,7 +172,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
 def _check_trials(wanted: Sweep) -> None:
     """Raise UserError for what a trial, or its score, would be refused for; before any of them runs."""
     for recipe in wanted.recipes:
-        check_labelled(get_protocol(recipe.benchmarks[0]), recipe.scored)
+        check_data(get_protocol(recipe.benchmarks[0]), recipe.scored)
         facts = facts_of(recipe.data)
         check_recipe_on(recipe, facts)
         for point in ends_of(wanted.space):
@@ -253,7 +254,7 @@ def _yardsticks(wanted: Sweep, ends: Sequence[Scored]) -> Yardsticks | None:
     scores = [end.best_val for end in ends]
     found = Yardsticks({r.name: (scores[2 * k], scores[2 * k + 1]) for k, r in enumerate(wanted.recipes)})
     for end, (name, (random, supervised)) in zip(ends[::2], found.ends.items(), strict=True):
-        gap = gap_between({0: random}, {0: supervised}, end.n)
+        gap = gap_between(Measured({0: random}, end.n), Measured({0: supervised}, end.n))
         if not gap.is_positive:  # said before any trial
             raise no_gap(name, gap)
     return found

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from components.config import Recipe, Role, TrainingConfig, keys_with
 from components.errors import Diverged, UserError
 from components.tasks.base import parts_of
 from components.transfer.probe import WIDEN
-from components.transfer.protocol import gap_between, gap_share, get_protocol, mean_interval
+from components.transfer.protocol import get_benchmark, get_protocol
+from components.transfer.statistics import Measured, gap_between, gap_share, mean_interval
 from pipelines.recipe_checks import data_name, has_labels
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
@@ -23,7 +26,6 @@ from pipelines.tables.untrained import beside as beside_untrained
 from pipelines.transfer import Scored, transfer_step
 
 ENDS = ("random", "supervised")  # between which gaps are measured
-MANY = 10**9  # samples: where their number is not known, their error is left out
 
 Place = tuple[str, ...]
 
@@ -209,14 +211,16 @@ class Group:
         return next((value.split for value in self.values.values()), None)
 
     @property
-    def scores(self) -> dict[int, float]:
-        """The scores on that split, in [0, 1]."""
-        return {seed: value.value for seed, value in self.values.items()}
-
-    @property
-    def samples(self) -> int:
-        """The samples that a score is a mean over."""
-        return min((value.n for value in self.values.values()), default=MANY)
+    def measured(self) -> Measured:
+        """The scores on that split, in [0, 1]; there must be some."""
+        values = self.values.values()
+        resampled = [value.resampled for value in values]
+        known = all(resampled) and len({len(each) for each in resampled}) == 1
+        return Measured(
+            {seed: value.value for seed, value in self.values.items()},
+            min(value.n for value in values),
+            np.mean(resampled, 0) if known else np.empty(0),
+        )
 
 
 def _table(cells: Sequence[Cell], results: Sequence[StepResult[Scored] | Diverged]) -> Table:
@@ -231,7 +235,8 @@ def _table(cells: Sequence[Cell], results: Sequence[StepResult[Scored] | Diverge
             scores.append(score | {"benchmark": cell.benchmark, "diverged": str(result)})
         else:
             before.values[before.seeds] = result.value
-            scores.append(score | {"run_id": result.run_id, **result.value.to_json()})
+            known = {key: value for key, value in result.value.to_json().items() if key != "resampled"}
+            scores.append(score | {"run_id": result.run_id, **known})
     by_place: dict[Place, list[Group]] = {}
     for (_, place), group in groups.items():
         by_place.setdefault(place, []).append(group)
@@ -252,16 +257,17 @@ def _end(task: str, together: Sequence[Group]) -> Group | None:
 
 def _row(group: Group, ends: Sequence[Group | None]) -> Row:
     values, diverged = group.values, group.seeds - len(group.values)
-    mean, half = mean_interval([100 * score for score in group.scores.values()]) if values else (None, None)
+    mean, half = mean_interval([100 * value.value for value in values.values()]) if values else (None, None)
     val = mean_interval([100 * value.best_val for value in values.values()])[0] if values else None
     closed, width = _closed(group, ends)
     return {
         "recipe": group.recipe.name,
         "benchmark": group.benchmark,
+        "metric": get_benchmark(get_protocol(group.benchmark)).metric,
         "labels": "yes" if "label" in parts_of(group.recipe.task, group.recipe.options).needs else "no",
         "layer": "/".join(sorted({value.layer for value in values.values()})) or None,
-        "val top-1": _rounded(val, 2),
-        "test top-1": _rounded(mean, 2) if group.split == "test" else None,
+        "val": _rounded(val, 2),
+        "test": _rounded(mean, 2) if group.split == "test" else None,
         "±": _rounded(half, 2),
         "gap closed": _rounded(closed, 3),
         "gap ±": _rounded(width, 3),
@@ -276,8 +282,7 @@ def _closed(group: Group, ends: Sequence[Group | None]) -> tuple[float | None, f
     random, supervised = ends
     if not (group.values and random and supervised):
         return None, None
-    n = min(each.samples for each in (group, random, supervised))
-    share = gap_share(group.scores, random.scores, supervised.scores, n)
+    share = gap_share(group.measured, random.measured, supervised.measured)
     if share is None:
         return None, None
     return share.value, None if group in ends else share.half
@@ -302,12 +307,11 @@ def _notes(together: Sequence[Group], ends: Sequence[Group | None]) -> list[str]
         )
     if unseen := sorted(group.recipe.name for group in together if group.split == "val"):
         notes.append(
-            f"no test split: {', '.join(unseen)}: ± and gap closed are of val top-1, on which layer and penalty were "
+            f"no test split: {', '.join(unseen)}: ± and gap closed are of val, on which layer and penalty were "
             "chosen, so it is optimistic"
         )
     if random and supervised:
-        n = min(random.samples, supervised.samples)
-        gap = gap_between(random.scores, supervised.scores, n)
+        gap = gap_between(random.measured, supervised.measured)
         if not gap.is_positive:
             notes.append(
                 f"no gap closed on {together[0].benchmark}: from {random.recipe.name} to {supervised.recipe.name} it "
@@ -335,7 +339,7 @@ def tags_of_models(
     for cell, value in scored:
         if value.model is None:
             continue
-        unit, place = f"top-1 on {value.split}", (cell.place, cell.recipe.training.seed)
+        unit, place = f"{value.metric} on {value.split}", (cell.place, cell.recipe.training.seed)
         worths = [
             beside_untrained(other.recipe.task, value.value, found.value, value.n, unit, cell.recipe.name)
             for other, found in scored
@@ -356,7 +360,7 @@ def _log(workflow: Workflow, table: Table) -> None:
 
 
 def metrics(table: Table) -> dict[str, float]:
-    """{benchmark/recipe: test top-1}; what was measured on validation says so in its name."""
+    """{benchmark/recipe: score on test}; what was measured on validation says so in its name."""
     scores = {
         f"{row['benchmark']}/{'val/' if row['split'] == 'val' else ''}{row['recipe']}": shown_score(row)
         for row in table.rows

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pydantic import Field
 
@@ -11,20 +11,27 @@ from components.data.labels import check_labels_seen
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import parts_of
-from components.transfer.protocol import UNTESTED, Score, check_benchmark, run_benchmark
+from components.transfer.protocol import (
+    UNTESTED,
+    Score,
+    check_benchmark,
+    get_benchmark,
+)
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
-from pipelines.data.opening import open_split
-from pipelines.data.prepared import DataPlace, Prepared, place_of
+from pipelines.data.opening import read_index_file
+from pipelines.data.prepared import Prepared, place_of
+from pipelines.data.raw_data import facts_of
 from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
-from pipelines.recipe_checks import data_name, has_labels
+from pipelines.recipe_checks import SOURCES, data_name
+from pipelines.scoring import Scoring, score
 from pipelines.session import Session
 from pipelines.steps import scheduling
-from pipelines.steps.results import Json, Results, StepResult, StepValue
+from pipelines.steps.results import Results, StepResult, StepValue
 from pipelines.steps.step import Planned, Step, StepRun
 from pipelines.training.job import Pretrained
-from pipelines.workers.payload import Files, own_device, packed, unpacked
+from pipelines.workers.payload import packed
 
 VERSION = 2  # the probe's grid of penalties is widened where its end is best
 ABOUT = (
@@ -97,41 +104,51 @@ def validation_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
 def _inputs(
     recipe: Recipe, benchmark: BenchmarkConfig, splits: Sequence[str]
 ) -> tuple[Step[Pretrained], Step[Prepared]]:
-    """The training, and the data to be scored on; the training does not begin before that is known to have labels, and
-    such as occur in its training split."""
-    check_labelled(benchmark, recipe.scored)
+    """The training, and the data to be scored on; the training does not begin before that is known to have what the
+    benchmark needs, and labels such as occur in its training split."""
+    check_data(benchmark, recipe.scored)
     data = prepare_step(recipe.scored)
 
     def check(done: Results) -> None:
         check_prepared(benchmark, recipe.scored, done[data].value)
-        check_labels_seen(done[data].value.unseen, splits)
+        if "label" in get_benchmark(benchmark).needs:
+            check_labels_seen(done[data].value.unseen, splits)
 
     return replace(pretrain_step(recipe), after=(data,), ready=check), data
 
 
-def check_labelled(benchmark: BenchmarkConfig, data: DataConfig) -> None:
-    """Raise UserError where a benchmark is to be measured on data that is known to have no labels."""
-    if not has_labels(data):
-        raise _unlabelled(benchmark, data)
+def check_data(benchmark: BenchmarkConfig, data: DataConfig) -> None:
+    """Raise UserError where data is known to lack a field that the benchmark needs."""
+    facts = facts_of(data)
+    if facts is not None:
+        _check_needs(benchmark, data, facts.fields, facts.labels)
 
 
 def check_prepared(benchmark: BenchmarkConfig, data: DataConfig, prepared: Prepared) -> None:
-    """As `check_labelled`, of shards of others, of which nobody knew before they were looked into."""
-    if not prepared.label_classes:
-        raise _unlabelled(benchmark, data)
+    """As `check_data`, of shards of others, of which nobody knew before they were looked into."""
+    needs = set(get_benchmark(benchmark).needs) - {"label"}
+    fields = tuple(read_index_file(prepared.index_file).fields) if needs else ()
+    _check_needs(benchmark, data, fields, prepared.label_classes)
 
 
-def _unlabelled(benchmark: BenchmarkConfig, data: DataConfig) -> UserError:
-    return UserError(
-        f"benchmark {benchmark.name!r} needs labels, and {data_name(data)} has none: score on labelled images, such as "
-        "--on ./labelled (images in folders by class, shards, or cifar10:PATH)"
-    )
+def _check_needs(benchmark: BenchmarkConfig, data: DataConfig, fields: Sequence[str], labels: int) -> None:
+    for need in get_benchmark(benchmark).needs:
+        if need == "label" and not labels:
+            raise UserError(
+                f"benchmark {benchmark.name!r} needs labels, and {data_name(data)} has none: score on labelled images, "
+                "such as --on ./labelled (images in folders by class, shards, or cifar10:PATH)"
+            )
+        if need != "label" and need not in fields:
+            raise UserError(
+                f"benchmark {benchmark.name!r} needs the field {need!r}, and {data_name(data)} has "
+                f"{', '.join(fields)}: score on {SOURCES[need]}, such as --on voc:PATH"
+            )
 
 
 def _external_step(encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session) -> Step[Scored]:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
     folder = open_tracker(session.home, session.tracking_uri).models.fetch_encoder(encoder, session.folder("cache"))
-    check_labelled(benchmark, data)
+    check_data(benchmark, data)
     check_benchmark(benchmark, load_encoder(folder))
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
     prepared = prepare_step(data)
@@ -151,15 +168,15 @@ def _score(
     run: StepRun, prepared: Prepared, encoder: str, benchmark: BenchmarkConfig, size: int, unseen: str | None = None
 ) -> Scored:
     """Run the benchmark where there is a free core or GPU, without the split ``unseen``; store the protocol too."""
-    if not prepared.label_classes:
-        raise UserError(f"benchmark {benchmark.name!r} needs labels, and the data has none: use a labelled source")
     session = run.session
     folder = run.tracker.models.fetch_encoder(encoder, session.folder("cache"))
     files = packed(folder, (CONFIG_FILE, WEIGHTS_FILE))
     data = place_of(prepared, size, str(session.folder("cache")))
     splits = [split for split in prepared.samples if split != unseen]
-    check_labels_seen(prepared.unseen, splits)
-    value = Scored.from_json(run.groups.once(_run, Scoring(files, data, splits, benchmark)))
+    if "label" in get_benchmark(benchmark).needs:
+        check_labels_seen(prepared.unseen, splits)
+    told = Scoring(files, data, splits, benchmark, run.run_id, str(run.folder), run.recorder)
+    value = Scored.from_json(run.groups.once(score, told))
     for split, share in value.protocol.get("unseen", {}).items():
         run.say(f"{share:.1%} of the {split} samples are of classes that training has none of: scored as wrong")
     run.tracker.log_dict(run.run_id, value.to_json(), "score.json")
@@ -168,38 +185,20 @@ def _score(
     return value
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """What a worker is told that scores an encoder."""
-
-    encoder: Files
-    data: DataPlace
-    splits: list[str]
-    benchmark: BenchmarkConfig
-
-
-def _run(told: Scoring) -> Json:
-    """Load the encoder, run the benchmark, return the score as JSON."""
-    on = own_device()
-    with unpacked(told.encoder) as folder:
-        encoder = load_encoder(folder)
-    splits = {name: open_split(told.data, name, ("image", "label")) for name in told.splits}
-    score = run_benchmark(told.benchmark, encoder, splits, on)
-    return score.model_dump(mode="json")
-
-
 def _metrics(value: Scored) -> dict[str, float]:
-    layers = {f"val/{layer}": top1 for layer, top1 in value.layers.items()}
-    return layers | {"val/top1": value.best_val, f"{value.split}/top1": value.value}
+    layers = {f"val/{layer}": score for layer, score in value.layers.items()}
+    others = {f"{value.split}/{metric}": score for metric, score in value.others.items()}
+    own = {f"val/{value.metric}": value.best_val, f"{value.split}/{value.metric}": value.value}
+    return layers | others | own
 
 
 def _story(value: Scored) -> str:
     """The score in one sentence."""
     if value.split == "val":
         scores = f"{value.best_val:.1%} on val"
-        return f"{value.benchmark}: top-1 {scores}, from layer {value.layer}; {UNTESTED}"
+        return f"{value.benchmark}: {value.metric} {scores}, from {value.layer}; {UNTESTED}"
     scores = f"{value.best_val:.1%} on val, {value.value:.1%} on test"
-    return f"{value.benchmark}: top-1 {scores}, from layer {value.layer}"
+    return f"{value.benchmark}: {value.metric} {scores}, from {value.layer}"
 
 
 def _published(
@@ -224,7 +223,7 @@ def _published(
         version, _ = run.tracker.models.register_encoder(
             name,
             model_id,
-            f"{metric}/val/top1",
+            f"{metric}/val/{value.metric}",
             value.best_val,
             description=f"{recipe.name}, seed {recipe.training.seed}: {recipe.summary}\n\n{_story(value)}",
             about=ABOUT.format(name=name, source=recipe.data.source),

@@ -120,8 +120,8 @@ def check(table: dict[str, Any], found: dict[str, list[tuple[float, float]]]) ->
         name = row["recipe"]
         own, again = np.array(stored[name]), np.array(found[name][: len(stored[name])])
         assert row["seeds"] == len(own) and row["epochs"] == (0 if name in ("random", "rescaled") else EPOCHS)
-        assert row["test top-1"] == pytest.approx(100 * own.mean(), abs=0.006)
-        assert [row["val top-1"], row["test top-1"]] == pytest.approx(100 * again.mean(0), abs=100 * TOLERANCE)
+        assert row["test"] == pytest.approx(100 * own.mean(), abs=0.006)
+        assert [row["val"], row["test"]] == pytest.approx(100 * again.mean(0), abs=100 * TOLERANCE)
         assert row["±"] == (pytest.approx(100 * interval(own), abs=0.006) if len(own) > 1 else None)
         share, error, gap, width = shares(own, random, supervised, IMAGES["test"])
         assert row["gap closed"] == (None if share is None else pytest.approx(share, abs=6e-4))

@@ -13,7 +13,8 @@ from components.config import FrozenConfig
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Features, extract, subset
-from components.transfer.protocol import Datasets, Score
+from components.transfer.protocol import BenchmarkRun, Datasets, Score
+from components.transfer.statistics import resample_share
 
 MOST_UNSEEN = 0.5
 
@@ -26,8 +27,8 @@ class FittedLayer(Protocol):
         """Validation top-1, in [0, 1], at the choices that were best there."""
         ...
 
-    def accuracy(self, features_ND: Tensor, labels_N: Tensor) -> float:
-        """Top-1, in [0, 1], of raw features."""
+    def predict(self, features_ND: Tensor) -> Tensor:
+        """The most likely classes, int64 (N,) on the CPU, of raw features."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -42,28 +43,30 @@ def score_layers(
     config: C,
     encoder: Encoder,
     datasets: Datasets,
-    device: torch.device,
+    run: BenchmarkRun,
     about: Mapping[str, Any],
     fit: Callable[[Features, Features, C, torch.device], Mapping[str, FittedLayer]],
 ) -> Score:
     """Top-1 of the best layer: all layers on val, then the chosen one once on test, where there is one.
 
-    ``fit`` is given the features of train and of val, ``config`` and ``device``, and returns what it fitted to each
+    ``fit`` is given the features of train and of val, ``config`` and the device, and returns what it fitted to each
     layer; ``about`` says in the protocol what that is. Raises UserError for training samples of one class, and for a
     split most of whose samples are of classes that training lacks.
     """
     ids = subset(len(datasets["train"]), config.samples)
-    train = extract(encoder, datasets["train"], ids, config, device)
-    val = extract(encoder, datasets["val"], None, config, device)
+    train = extract(encoder, datasets["train"], ids, config, run.device)
+    val = extract(encoder, datasets["val"], None, config, run.device)
     classes = classes_of(train)
     unseen = {"val": _share_unseen(train.labels, val.labels, "val")}
-    layers = fit(train, val, config, device)
-    name = best_layer(layers)
-    value, n = layers[name].val, len(val.labels)
+    run.progress(1, 3, "features")
+    layers = fit(train, val, config, run.device)
+    run.progress(2, 3, "classifiers")
+    name, judged = best_layer(layers), val
     if "test" in datasets:
-        test = extract(encoder, datasets["test"], None, config.model_copy(update={"layers": (name,)}), device)
-        unseen["test"] = _share_unseen(train.labels, test.labels, "test")
-        value, n = layers[name].accuracy(test.layers[name], test.labels), len(test.labels)
+        only = config.model_copy(update={"layers": (name,)})
+        judged = extract(encoder, datasets["test"], None, only, run.device)
+        unseen["test"] = _share_unseen(train.labels, judged.labels, "test")
+    right_N = (layers[name].predict(judged.layers[name]) == judged.labels).numpy()
     image_CHW = datasets["val"].get(subset(1, None))["image"][0]
     protocol = {
         **about,
@@ -80,13 +83,14 @@ def score_layers(
         protocol["unseen"] = shares
     return Score(
         benchmark=config.name,
-        value=value,
+        value=float(right_N.mean()) if "test" in datasets else layers[name].val,
         metric="top1",
         split="test" if "test" in datasets else "val",
-        n=n,
+        n=len(right_N),
         layer=name,
         layers={each: layer.val for each, layer in layers.items()},
         protocol=protocol,
+        resampled=resample_share(right_N),
     )
 
 

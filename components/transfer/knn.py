@@ -15,7 +15,7 @@ from components.config import FrozenConfig
 from components.networks.encoder import Encoder
 from components.transfer.features import Features, probed_layers
 from components.transfer.frozen import classes_of, score_layers
-from components.transfer.protocol import Datasets, Score, register_benchmark
+from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 
 PROTOCOL = "knn/1"  # changes with anything that changes scores
 JUDGED = 1000  # samples at a time, of which the similarities to all training samples are in memory
@@ -53,22 +53,22 @@ class Neighbours:
         """Validation top-1, in [0, 1]."""
         return self.tried[self.neighbours]
 
-    def accuracy(self, features_ND: Tensor, labels_N: Tensor) -> float:
-        """Top-1, in [0, 1], of raw features."""
-        return self.accuracies(features_ND, labels_N, (self.neighbours,))[self.neighbours]
+    def predict(self, features_ND: Tensor) -> Tensor:
+        """The most likely classes, int64 (N,) on the CPU, of raw features."""
+        return self.predict_by(features_ND, (self.neighbours,))[self.neighbours]
 
-    def accuracies(self, features_MD: Tensor, labels_M: Tensor, numbers: tuple[int, ...]) -> dict[int, float]:
-        """{number of neighbours: top-1} of raw features."""
-        right = dict.fromkeys(numbers, 0)
-        for judged_MD, label_M in zip(torch.split(features_MD, JUDGED), torch.split(labels_M, JUDGED), strict=True):
+    def predict_by(self, features_MD: Tensor, numbers: tuple[int, ...]) -> dict[int, Tensor]:
+        """{number of neighbours: the classes that win, int64 (M,) on the CPU} of raw features."""
+        found: dict[int, list[Tensor]] = {number: [] for number in numbers}
+        for judged_MD in torch.split(features_MD, JUDGED):
             similar_MN = F.normalize(judged_MD.to(self.train_ND.device)) @ self.train_ND.T
             near_MJ, place_MJ = similar_MN.topk(max(numbers))
             vote_MJ = ((near_MJ - near_MJ[:, :1]) / self.temperature).exp()  # of the nearest 1: nothing overflows
             for number in numbers:
                 votes_MK = torch.zeros(len(judged_MD), self.classes, device=vote_MJ.device)
                 votes_MK.scatter_add_(1, self.labels_N[place_MJ[:, :number]], vote_MJ[:, :number])
-                right[number] += int((votes_MK.argmax(1).cpu() == label_M).sum())
-        return {number: count / len(labels_M) for number, count in right.items()}
+                found[number].append(votes_MK.argmax(1).cpu())
+        return {number: torch.cat(parts) for number, parts in found.items()}
 
     def facts(self) -> dict[str, Any]:
         """The choice, and what was tried."""
@@ -88,7 +88,8 @@ def fit_neighbours(
     for name, features_ND in train.layers.items():
         train_ND = F.normalize(features_ND.to(device))
         untried = Neighbours(train_ND, labels_N, classes, config.temperature, numbers[0], {})
-        tried = untried.accuracies(val.layers[name], val.labels, numbers)
+        guesses = untried.predict_by(val.layers[name], numbers)
+        tried = {number: float((guess_M == val.labels).double().mean()) for number, guess_M in guesses.items()}
         best = max(numbers, key=lambda number: tried[number])
         found[name] = Neighbours(train_ND, labels_N, classes, config.temperature, best, tried)
     return found
@@ -100,10 +101,10 @@ def fit_neighbours(
     source="Wu et al. 2018, section 3.4",
     check=probed_layers,
 )
-def run_neighbours(config: NeighboursConfig, encoder: Encoder, datasets: Datasets, device: torch.device) -> Score:
+def run_neighbours(config: NeighboursConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun) -> Score:
     """Top-1 of the best layer: every layer on val, then the chosen layer with its chosen neighbours once on test."""
     about = {
         "format": PROTOCOL,
         "classifier": "votes of the nearest training samples by cosine similarity, weighted by its exponential",
     }
-    return score_layers(config, encoder, datasets, device, about, fit_neighbours)
+    return score_layers(config, encoder, datasets, run, about, fit_neighbours)

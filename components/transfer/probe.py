@@ -17,7 +17,7 @@ from components.networks.encoder import Encoder
 from components.transfer.features import Features, extract, probed_layers
 from components.transfer.frozen import classes_of, score_layers
 from components.transfer.logistic import Problem, Solution, factor, gram
-from components.transfer.protocol import Datasets, Score, register_benchmark
+from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 
 PROTOCOL = "linear/2"  # changes with anything that changes scores; 2: the grid of penalties is widened where it ends
 WIDEN = 3  # decades at most, beyond either end of the grid
@@ -53,10 +53,14 @@ class Classifier:
     weight_DK: Tensor
     bias_K: Tensor
 
+    def predict(self, features_ND: Tensor) -> Tensor:
+        """The most likely classes, int64 (N,) on the CPU."""
+        logits_NK = self.standard(features_ND.to(self.bias_K.device)) @ self.weight_DK + self.bias_K
+        return logits_NK.argmax(1).cpu()
+
     def accuracy(self, features_ND: Tensor, labels_N: Tensor) -> float:
         """Top-1, in [0, 1]."""
-        logits_NK = self.standard(features_ND.to(self.bias_K.device)) @ self.weight_DK + self.bias_K
-        return float((logits_NK.argmax(1).cpu() == labels_N).double().mean())
+        return float((self.predict(features_ND) == labels_N).double().mean())
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,9 @@ class LayerProbe:
     at_edge: bool  # the best penalty is as far outside the grid as was tried, so a better one may lie beyond
     classifier: Classifier
 
-    def accuracy(self, features_ND: Tensor, labels_N: Tensor) -> float:
-        """Top-1, in [0, 1], of raw features."""
-        return self.classifier.accuracy(features_ND, labels_N)
+    def predict(self, features_ND: Tensor) -> Tensor:
+        """The most likely classes, int64 (N,) on the CPU, of raw features."""
+        return self.classifier.predict(features_ND)
 
     def facts(self) -> dict[str, Any]:
         """The choice, what was tried, and how the solver fared."""
@@ -144,14 +148,14 @@ def _probe_layer(train: Features, val: Features, name: str, config: ProbeConfig,
     source="Zhang et al. 2016, section 3.2",
     check=probed_layers,
 )
-def run_linear(config: ProbeConfig, encoder: Encoder, datasets: Datasets, device: torch.device) -> Score:
+def run_linear(config: ProbeConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun) -> Score:
     """Top-1 of the best layer: every layer on val, then the chosen layer at its chosen penalty once on test."""
     about = {
         "format": PROTOCOL,
         "classifier": "multinomial logistic regression on standardized features, fitted on train alone",
         "objective": "mean cross-entropy + penalty / 2 |weight|^2, bias free",
     }
-    return score_layers(config, encoder, datasets, device, about, linear_probe)
+    return score_layers(config, encoder, datasets, run, about, linear_probe)
 
 
 @dataclass(frozen=True)

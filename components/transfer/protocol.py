@@ -4,12 +4,13 @@ It brings a configuration (a subclass of components.config.BenchmarkConfig) and 
 `register_benchmark`, which names one protocol or several: configurations that users ask for by name.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 
 from components.config import BenchmarkConfig, Config
@@ -19,7 +20,6 @@ from components.registry import Registry
 from components.transfer.features import Dataset
 
 UNTESTED = "there is no test split: layer and penalty were chosen on val, so the score is optimistic"
-Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
 
 
 class Score(Config):
@@ -27,17 +27,43 @@ class Score(Config):
 
     benchmark: str
     value: float = Field(description="the score on `split`, of the layer that was best on validation")
-    metric: str = Field(description="top1: share of the samples whose most likely class is right, in [0, 1]")
+    metric: str = Field(description="such as top1: share of the samples whose most likely class is right, in [0, 1]")
     split: Literal["val", "test"] = Field(description="what `value` was measured on; val where no test split was given")
     n: int = Field(ge=1, description="samples that `value` is a mean over")
-    layer: str
-    layers: dict[str, float] = Field(description="the validation score of every layer, shallow to deep")
+    layer: str = Field(description="the layer, or what else was chosen on validation, that `value` is of")
+    layers: dict[str, float] = Field(description="the validation score of every such choice; of layers shallow to deep")
     protocol: dict[str, Any] = Field(description="configuration, choices made on validation, sizes, versions")
+    others: dict[str, float] = Field(default_factory=dict, description="further figures of the same split, by metric")
+    resampled: tuple[float, ...] = Field((), description="`value` of bootstrap samples of the images; see `resample`")
 
 
-BySeed = Mapping[int, float]
 Datasets = Mapping[str, Dataset]
-Run = Callable[[Any, Encoder, Datasets, torch.device], Score]
+
+
+class BenchmarkRun:
+    """What a benchmark works with beside its data: a device, a place for unfinished work, progress, pictures.
+
+    This one keeps nothing and tells nobody; `pipelines.scoring` has one that outlives a killed worker.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """What `save` kept last under ``name``, by this run or one that was killed; None where there is nothing."""
+        return None
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Keep tensors and plain values under ``name`` until the benchmark has ended."""
+
+    def progress(self, done: int, total: int, what: str = "") -> None:
+        """Tell how far the benchmark is."""
+
+    def picture(self, name: str, rgb_HW3: NDArray[np.uint8]) -> None:
+        """Show a picture, uint8 (H, W, 3)."""
+
+
+Run = Callable[[Any, Encoder, Datasets, BenchmarkRun], Score]
 Check = Callable[[Any, Encoder], object]
 
 
@@ -50,16 +76,28 @@ class Benchmark:
     protocols: tuple[BenchmarkConfig, ...]
     run: Run
     check: Check  # raises UserError where an encoder and a configuration do not go together
+    needs: tuple[str, ...]  # fields of the data beside the image
+    metric: str  # of `Score.value`
 
 
 _REGISTRY: Registry[Benchmark] = Registry("components.transfer", "kind of benchmark", "kinds of benchmark")
 
 
-def register_benchmark(*protocols: BenchmarkConfig, summary: str, source: str, check: Check) -> Callable[[Run], Run]:
-    """Decorator of the function that scores: makes a kind of benchmark known, with its protocols, all of one class."""
+def register_benchmark(
+    *protocols: BenchmarkConfig,
+    summary: str,
+    source: str,
+    check: Check,
+    needs: tuple[str, ...] = ("label",),
+    metric: str = "top1",
+) -> Callable[[Run], Run]:
+    """Decorator of the function that scores: makes a kind of benchmark known, with its protocols, all of one class.
+
+    ``needs``: fields that the data must have beside the image: label, boxes, mask. ``metric``: that of the score.
+    """
 
     def add(run: Run) -> Run:
-        _REGISTRY.register(protocols[0].kind, Benchmark(summary, source, protocols, run, check), run)
+        _REGISTRY.register(protocols[0].kind, Benchmark(summary, source, protocols, run, check, needs, metric), run)
         return run
 
     return add
@@ -88,132 +126,28 @@ def get_protocol(name: str) -> BenchmarkConfig:
     return protocols[name]
 
 
+def get_benchmark(config: BenchmarkConfig) -> Benchmark:
+    """The kind of benchmark that a protocol is of; UserError with the nearest name otherwise."""
+    return _REGISTRY.get(config.kind)
+
+
 def check_benchmark(config: BenchmarkConfig, encoder: Encoder) -> None:
     """Raise UserError where the encoder cannot be scored by the protocol ``config``, such as for a layer it lacks."""
     _REGISTRY.get(config.kind).check(config, encoder)
 
 
 def run_benchmark(
-    config: BenchmarkConfig, encoder: Encoder, datasets: Datasets, device: torch.device | str = "cpu"
+    config: BenchmarkConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun | None = None
 ) -> Score:
     """Score ``encoder`` by the protocol ``config``. ``datasets``: train, val and, to have the last word, test.
 
     Choices are made on ``val``; ``test`` is read once, after them. Leave it out while anything else is being chosen
-    (a sweep): the score is then the validation's. Raises UserError for an unknown kind or layer, or a missing split.
+    (a sweep): the score is then the validation's. ``run``: by default the CPU, and nothing is kept.
+    Raises UserError for an unknown kind or layer, or a missing split.
     """
     for split in ("train", "val"):
         if split not in datasets or len(datasets[split]) == 0:
             raise UserError(
                 f"benchmark {config.name!r} needs a {split} split that is not empty: prepare the data with one"
             )
-    return _REGISTRY.get(config.kind).run(config, encoder, datasets, torch.device(device))
-
-
-def gap_closed(score: float, random: float, supervised: float) -> float | None:
-    """(score - random) / (supervised - random): 0 is a random network, 1 is supervised pretraining.
-
-    May lie outside [0, 1]. None where supervised pretraining is not better than random: there is no gap to close.
-    """
-    return (score - random) / (supervised - random) if supervised > random else None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure, and half the width of its 95 % interval."""
-
-    value: float
-    half: float
-
-    @property
-    def is_positive(self) -> bool:
-        """Whether the whole interval lies above zero."""
-        return self.value > self.half
-
-    def __str__(self) -> str:
-        """In points of a score, and what is wrong with it as a gap to close."""
-        lacking = "the gap is within its interval" if abs(self.value) <= self.half else "there is no gap"
-        return f"{100 * self.value:+.1f} ± {100 * self.half:.1f} points{'' if self.is_positive else f': {lacking}'}"
-
-
-def gap_between(random: BySeed, supervised: BySeed, n: int) -> Estimate:
-    """Supervised minus random, both scores in [0, 1] by seed, each a mean over the same ``n`` samples.
-
-    Two independent errors add up as squares: that of the seeds (Student, paired by seed; unknown with one) and that of
-    the samples (`sampling_variance`; the scores are taken as independent, which for the same samples is too wide).
-    """
-    variance = sum(sampling_variance(_mean(scores), n) for scores in (random, supervised))
-    seeds = _over_seeds([supervised[k] - random[k] for k in random if k in supervised])
-    return Estimate(_mean(supervised) - _mean(random), math.hypot(seeds, Z95 * math.sqrt(variance)))
-
-
-def gap_share(score: BySeed, random: BySeed, supervised: BySeed, n: int) -> Estimate | None:
-    """`gap_closed` of the means over seeds, with its interval; None where the gap is within its own (`gap_between`).
-
-    The interval is that of a ratio by the delta method: the error of score - random - share (supervised - random), in
-    units of the gap, from the same two sources as in `gap_between`.
-    """
-    gap = gap_between(random, supervised, n)
-    share = gap_closed(_mean(score), _mean(random), _mean(supervised))
-    if share is None or not gap.is_positive:
-        return None
-    common = [k for k in score if k in random and k in supervised]
-    left = [score[k] - random[k] - share * (supervised[k] - random[k]) for k in common]
-    parts = ((1.0, score), (1 - share, random), (share, supervised))
-    variance = sum(factor**2 * sampling_variance(_mean(scores), n) for factor, scores in parts)
-    return Estimate(share, math.hypot(_over_seeds(left), Z95 * math.sqrt(variance)) / gap.value)
-
-
-def sampling_variance(score: float, n: int) -> float:
-    """The variance of a share of ``n`` samples that were right, over draws of the samples.
-
-    One success and one failure are added, so that a share of 0 or 1 is not taken for certain (Agresti and Caffo 2000).
-    """
-    share = (score * n + 1) / (n + 2)
-    return share * (1 - share) / (n + 2)
-
-
-def _mean(scores: BySeed) -> float:
-    return math.fsum(scores.values()) / len(scores)
-
-
-def _over_seeds(values: Sequence[float]) -> float:
-    """Half of Student's interval; 0 where one seed says nothing of it."""
-    return (mean_interval(values)[1] or 0.0) if values else 0.0
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float | None]:
-    """Mean and half width of Student's confidence interval over independent runs (seeds).
-
-    None instead of the half width for a single run, which says nothing of its spread. Raises ValueError without values.
-    """
-    n = len(values)
-    if n == 0:
-        raise ValueError("no values to average")
-    mean = math.fsum(values) / n
-    if n == 1:
-        return mean, None
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    return mean, t_quantile(0.5 + level / 2, n - 1) * deviation / math.sqrt(n)
-
-
-def t_quantile(probability: float, freedom: int) -> float:
-    """The ``probability`` quantile (in [0.5, 1)) of Student's t distribution with ``freedom`` >= 1 degrees."""
-    if not (0.5 <= probability < 1 and freedom >= 1):
-        raise ValueError(f"t quantile of probability {probability} with {freedom} degrees of freedom")
-    # t = sqrt(freedom) tan(angle): bisection over the angle is bounded however heavy the tail.
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, freedom) < 2 * probability - 1 else (low, middle)
-    return math.sqrt(freedom) * math.tan((low + high) / 2)
-
-
-def _t_within(angle: float, freedom: int) -> float:
-    """P(|T| < sqrt(freedom) tan(angle)) (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * k / (k + 1)
-    return (angle + math.sin(angle) * total) * 2 / math.pi if odd else math.sin(angle) * total
+    return _REGISTRY.get(config.kind).run(config, encoder, datasets, run or BenchmarkRun())

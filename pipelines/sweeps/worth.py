@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from components.transfer.protocol import Z95, all_protocols
+from components.transfer.protocol import all_protocols
+from components.transfer.statistics import Z95
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import RESCALED, Record
 from pipelines.tables.untrained import Worth, beside, variance

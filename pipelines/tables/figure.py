@@ -14,7 +14,7 @@ UNTRAINED = ("random", "rescaled")
 
 
 def figure(all_rows: Sequence[Row]) -> "Figure":
-    """Bars of test top-1 with their intervals, a panel per benchmark; yardsticks in grey, the others in colour.
+    """Bars of the scores on test with their intervals, a panel per benchmark; yardsticks in grey, the others in colour.
 
     Without a test split the bars are of validation, and the panel says so.
     """
@@ -33,7 +33,7 @@ def figure(all_rows: Sequence[Row]) -> "Figure":
         splits = sorted({row["split"] for row in rows})
         mixed = len(splits) > 1
         axes.set_yticks(places, [f"{row['recipe']} ({row['split']})" if mixed else row["recipe"] for row in rows])
-        axes.set_xlabel(f"{name}: {' or '.join(splits)} top-1, %")
+        axes.set_xlabel(f"{name}: {' or '.join(splits)} {rows[0]['metric']}, %")
         axes.set_xlim(0, 1.12 * max(scores))
         axes.spines[["top", "right"]].set_visible(False)
     return drawn
@@ -45,5 +45,5 @@ def _benchmarks(rows: Sequence[Row]) -> list[str]:
 
 def shown_score(row: Row) -> float | None:
     """The score that a row is placed by."""
-    score: float | None = row["val top-1"] if row["test top-1"] is None else row["test top-1"]
+    score: float | None = row["val"] if row["test"] is None else row["test"]
     return score

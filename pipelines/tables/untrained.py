@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.transfer.protocol import Z95
+from components.transfer.statistics import Z95
 
 LEARNED = "genoise.better_than_untrained"  # tag of a registered model: yes, no or unknown
 WARNING = "genoise.warning"  # tag of a registered model: what has to be said of it, or nothing

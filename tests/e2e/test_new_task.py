@@ -72,7 +72,7 @@ def test_a_new_task_is_one_new_file(new_home: Callable[..., Home], main_job: tup
     rows = {row["recipe"]: row for row in done.last["rows"]}
     assert rows.keys() == {"random", "rescaled", "supervised", "brightness"}
     assert len([run for run in home.runs() if run.info.run_name.startswith("pretrain supervised")]) == 1
-    assert rows["brightness"]["labels"] == "no" and 0 < rows["brightness"]["test top-1"] < 100
+    assert rows["brightness"]["labels"] == "no" and 0 < rows["brightness"]["test"] < 100
     metrics = home.step_run("pretrain brightness").data.metrics
     assert metrics["loss/cross_entropy"] > 0
 

@@ -39,7 +39,7 @@ def make(scores: dict[str, list[float | None]], **measured: Any) -> Table:
 def test_seeds_that_diverged_are_counted_and_not_averaged() -> None:
     table = make({"random": [0.3, 0.3], "rescaled": [0.4, 0.4], "supervised": [0.5, 0.5], "autoencoder": [0.4, None]})
     row = next(row for row in table.rows if row["recipe"] == "autoencoder")
-    assert (row["test top-1"], row["±"], row["gap closed"]) == (40.0, None, 0.5)
+    assert (row["test"], row["±"], row["gap closed"]) == (40.0, None, 0.5)
     assert row["seeds"] == "1 (1 diverged)"
     assert [score["diverged"] for score in table.scores if "diverged" in score] == ["step 3: loss/l2 not finite"]
 
@@ -47,9 +47,9 @@ def test_seeds_that_diverged_are_counted_and_not_averaged() -> None:
 def test_a_row_that_diverged_altogether_stands_in_the_table_without_a_score() -> None:
     table = make({"random": [0.3], "rescaled": [0.4], "supervised": [None], "autoencoder": [None]})
     rows = {row["recipe"]: row for row in table.rows}
-    assert rows["autoencoder"]["test top-1"] is None and rows["autoencoder"]["seeds"] == "0 (1 diverged)"
+    assert rows["autoencoder"]["test"] is None and rows["autoencoder"]["seeds"] == "0 (1 diverged)"
     assert rows["rescaled"]["gap closed"] is None, "there is no supervised score to compare with"
-    assert "| autoencoder | linear | no | – |" in table.to_markdown()
+    assert "| autoencoder | linear | top1 | no | – |" in table.to_markdown()
     assert [text.get_text() for text in figure(table.rows).axes[0].get_yticklabels()] == ["random", "rescaled"]
 
 
@@ -117,14 +117,14 @@ def test_two_rows_of_one_yardstick_are_told_apart_by_name_or_refused() -> None:
 
 def test_without_a_test_split_no_figure_says_test() -> None:
     table = make({"random": [0.3], "rescaled": [0.4], "supervised": [0.5], "autoencoder": [0.4]}, split="val")
-    assert {(row["test top-1"], row["split"]) for row in table.rows} == {(None, "val")}
-    assert {row["recipe"]: row["val top-1"] for row in table.rows}["supervised"] == 50.0
+    assert {(row["test"], row["split"]) for row in table.rows} == {(None, "val")}
+    assert {row["recipe"]: row["val"] for row in table.rows}["supervised"] == 50.0
     assert {row["recipe"]: row["gap closed"] for row in table.rows}["autoencoder"] == 0.5
     (note,) = table.notes
     assert note.startswith("no test split: autoencoder, random, rescaled, supervised: ")
-    assert "± and gap closed are of val top-1" in note
-    assert note in table.to_markdown() and '"test top-1": null' in table.to_json()
-    assert figure(table.rows).axes[0].get_xlabel() == "linear: val top-1, %"
+    assert "± and gap closed are of val" in note
+    assert note in table.to_markdown() and '"test": null' in table.to_json()
+    assert figure(table.rows).axes[0].get_xlabel() == "linear: val top1, %"
     assert metrics(table)["linear/val/random"] == 30.0 and "linear/random" not in metrics(table)
     assert "no test split" in _story(result(0.3, "val").value) and "on test" not in _story(result(0.3, "val").value)
 

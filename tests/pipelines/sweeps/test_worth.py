@@ -132,6 +132,6 @@ def test_a_row_of_the_table_that_is_worse_than_untrained_says_so_at_its_model() 
     assert tags["models:/jigsaw/1"] == {LEARNED: "yes", WARNING: ""}
     assert tags["models:/rotation/1"][LEARNED] == "no"
     assert tags["models:/rotation/1"][WARNING].startswith(
-        "rotation is worse than the untrained network (random): 25.0 and 31.0 % top-1 on test, -6.0 ± 1.2"
+        "rotation is worse than the untrained network (random): 25.0 and 31.0 % top1 on test, -6.0 ± 1.2"
     )
     assert tags.keys() == {"models:/jigsaw/1", "models:/rotation/1"}

@@ -1,0 +1,108 @@
+"""Intervals over seeds and over test images, differences, and shares of a gap."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from components.transfer.statistics import (
+    RESAMPLES,
+    Measured,
+    gap_between,
+    gap_closed,
+    gap_share,
+    image_variance,
+    mean_interval,
+    resample,
+    resample_share,
+    t_quantile,
+)
+
+
+def one(score: float, n: int) -> Measured:
+    return Measured({0: score}, n)
+
+
+def test_t_quantiles_are_scipys() -> None:
+    for probability in (0.5, 0.75, 0.9, 0.975, 0.995):
+        for freedom in (1, 2, 3, 4, 7, 10, 31, 100):
+            assert t_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), abs=1e-9)
+    with pytest.raises(ValueError, match="degrees"):
+        t_quantile(0.975, 0)
+
+
+def test_the_interval_is_students() -> None:
+    values = [0.61, 0.64, 0.60]
+    mean, half = mean_interval(values)
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert half is not None
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    assert mean_interval([0.5]) == (0.5, None)
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.0)
+    with pytest.raises(ValueError, match="no values"):
+        mean_interval([])
+
+
+def test_gap_closed() -> None:
+    assert gap_closed(0.6, 0.5, 0.7) == pytest.approx(0.5)
+    assert gap_closed(0.4, 0.5, 0.7) == pytest.approx(-0.5)
+    assert gap_closed(0.6, 0.5, 0.5) is None
+    assert gap_closed(0.6, 0.5, 0.4) is None
+
+
+def test_a_gap_is_known_as_far_as_seeds_and_samples_allow() -> None:
+    gap = gap_between(
+        Measured({0: 0.3}, 98), Measured({0: 0.5}, 98)
+    )  # one seed: the samples alone, 1 success and 1 failure added
+    shares = [(0.3 * 98 + 1) / 100, (0.5 * 98 + 1) / 100]
+    drawn = stats.norm.ppf(0.975) * np.sqrt(sum(share * (1 - share) / 100 for share in shares))
+    assert (gap.value, gap.half) == pytest.approx((0.2, drawn)) and gap.is_positive
+    random, supervised = {0: 0.30, 1: 0.35, 2: 0.31}, {0: 0.50, 1: 0.58, 2: 0.49, 3: 0.9}
+    paired = stats.ttest_rel([0.50, 0.58, 0.49], [0.30, 0.35, 0.31]).confidence_interval(0.95)
+    many = gap_between(Measured(random, 10**12), Measured(supervised, 10**12))
+    assert many.half == pytest.approx((paired.high - paired.low) / 2)
+    assert not gap_between(one(0.309, 1000), one(0.31, 1000)).is_positive
+    assert gap_share(one(0.22, 1000), one(0.309, 1000), one(0.31, 1000)) is None
+    assert gap_share(one(1.0, 9), one(0.0, 9), one(0.0, 9)) is None
+
+
+def test_the_interval_of_a_share_holds_the_truth_as_often_as_it_says() -> None:
+    rng, n, truth = np.random.default_rng(0), 2000, (0.62, 0.57, 0.73)
+    held = 0
+    for _ in range(400):
+        score, random, supervised = (
+            Measured(
+                {k: float(rng.binomial(n, share + shift) / n) for k, shift in enumerate(rng.normal(0, 0.005, 3))}, n
+            )
+            for share in truth
+        )
+        share = gap_share(score, random, supervised)
+        assert share is not None
+        held += abs(share.value - (0.62 - 0.57) / (0.73 - 0.57)) < share.half
+    assert held / 400 > 0.94
+
+
+def test_resampled_shares_spread_as_a_binomial_does() -> None:
+    right_N = np.arange(400) % 5 > 1
+    found = resample_share(right_N)
+    assert len(found) == RESAMPLES and found == resample_share(right_N)
+    assert np.mean(found) == pytest.approx(0.6, abs=0.005)
+    assert np.std(found) == pytest.approx(np.sqrt(0.6 * 0.4 / 400), rel=0.1)
+
+
+def test_every_image_is_drawn_as_often_as_the_others() -> None:
+    drawn_N = np.zeros(50)
+    resample(lambda weight_N: float(np.add(drawn_N, weight_N, out=drawn_N).sum()), 50)
+    assert drawn_N.sum() == 50 * RESAMPLES
+    assert stats.chisquare(drawn_N).pvalue > 1e-3
+
+
+def test_scores_on_the_same_images_are_compared_in_pairs() -> None:
+    rng = np.random.default_rng(0)
+    right_N = rng.random(1000) < 0.6
+    better_N = right_N | (rng.random(1000) < 0.02)  # right wherever the other one is
+    first, second = (Measured({0: float(r.mean())}, 1000, np.array(resample_share(r))) for r in (right_N, better_N))
+    difference_N = better_N.astype(float) - right_N
+    paired = image_variance(((1.0, second), (-1.0, first)))
+    assert paired == pytest.approx(difference_N.var() / 1000, rel=0.15)
+    assert paired < image_variance(((1.0, one(second.mean, 1000)), (-1.0, one(first.mean, 1000)))) / 20
+    assert gap_between(first, second).half == pytest.approx(1.959964 * np.sqrt(paired))
