@@ -59,21 +59,22 @@ def rescale(module: nn.Module, images_BCHW: Tensor) -> None:
             part.training = mode
 
 
-def _statistics(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel, (C,) float64, of (B, C, H, W) or (B, C)."""
-    var_C, mean_C = torch.var_mean(x_BCHW.double().movedim(1, 0).flatten(1), dim=1, correction=0)
+def _statistics(x_BCHW: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel, (C,) float64; ``dim`` is the axis of the channels."""
+    var_C, mean_C = torch.var_mean(x_BCHW.double().movedim(dim, 0).flatten(1), dim=1, correction=0)
     return mean_C, var_C
 
 
 def _normalize_affine(layer: nn.Conv2d | nn.Linear, output_BCHW: Tensor) -> Tensor:
     """Adjust weight and bias; return what the adjusted layer gives out."""
-    mean_C, var_C = _statistics(output_BCHW)
+    dim = 1 if isinstance(layer, nn.Conv2d) else -1  # a linear layer may be given tokens (B, T, C)
+    mean_C, var_C = _statistics(output_BCHW, dim)
     scale_C = torch.where(var_C > _SMALLEST**2, var_C.clamp(min=_SMALLEST**2).rsqrt(), 1.0)
     shift_C = -mean_C * scale_C if layer.bias is not None else torch.zeros_like(mean_C)
     layer.weight.mul_(_beside(scale_C, layer.weight, 0))
     if layer.bias is not None:
         layer.bias.copy_(layer.bias * scale_C + shift_C)
-    return (output_BCHW * _beside(scale_C, output_BCHW, 1) + _beside(shift_C, output_BCHW, 1)).to(output_BCHW.dtype)
+    return (output_BCHW * _beside(scale_C, output_BCHW, dim) + _beside(shift_C, output_BCHW, dim)).to(output_BCHW.dtype)
 
 
 def _normalize_norm(layer: nn.BatchNorm2d, input_BCHW: Tensor) -> Tensor:
@@ -87,4 +88,4 @@ def _normalize_norm(layer: nn.BatchNorm2d, input_BCHW: Tensor) -> Tensor:
 
 def _beside(values_C: Tensor, other: Tensor, dim: int) -> Tensor:
     """``values_C`` shaped to lie along dimension ``dim`` of ``other``."""
-    return values_C.view([-1 if i == dim else 1 for i in range(other.dim())])
+    return values_C.view([-1 if i == dim % other.dim() else 1 for i in range(other.dim())])

@@ -15,6 +15,7 @@ from components.config import Config, EncoderConfig, OptimizerConfig
 from components.draws import Draws
 from components.errors import UserError, unknown
 from components.losses import Sign
+from components.networks.decoders import deepest_shape
 from components.networks.encoder import Encoder, build_encoder
 from components.registry import Registry
 
@@ -157,6 +158,7 @@ class Baseline(Task):
     def __init__(self, options: Config, encoder: EncoderConfig, image_size: int, classes: int) -> None:
         super().__init__(options, encoder, image_size, classes)
         self.trunk = build_encoder(encoder)
+        deepest_shape(self.trunk, image_size)  # an encoder that does not take such images says so before it is scored
 
     @torch.no_grad()
     def inputs(self, batch: Batch, draws: Draws) -> Tensors:
