@@ -67,7 +67,7 @@ class ShardedDataset:
         self._sizes = np.asarray(self.shard_sizes, np.int64)
         self._ends = np.cumsum(self._sizes)
         self._extensions = index.fields
-        self._classes = len(index.classes)
+        self.classes = tuple(index.classes)  # names, of labels, boxes and masks
         self._fetch = fetch
         self._allowed = max(1, int(max_replaced * len(self)))
         self._shards: OrderedDict[int, Shard] = OrderedDict()
@@ -204,7 +204,7 @@ class ShardedDataset:
         if data is None:
             raise BrokenImage(f"it has no {field} ({self._extensions[field]})")
         if field == "label":
-            out[field][place] = _decode_label(data, self._classes)
+            out[field][place] = _decode_label(data, len(self.classes))
             return
         row = out[field][place]
         if field == "mask":
