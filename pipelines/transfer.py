@@ -22,6 +22,7 @@ from infra.tracking import open_tracker
 from pipelines.data.opening import read_index_file
 from pipelines.data.prepared import Prepared, place_of
 from pipelines.data.raw_data import facts_of
+from pipelines.encoders import fetch_encoder
 from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
 from pipelines.recipe_checks import SOURCES, data_name
@@ -53,17 +54,22 @@ class Scored(Score, StepValue):
         return self.layers[self.layer]
 
 
-def transfer(encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session) -> StepResult[Scored]:
-    """Score an encoder: a folder, ``s3://``, ``models:/NAME@best`` or ``runs:/ID/encoder``.
+def transfer(
+    encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session, normalization: str | None = None
+) -> StepResult[Scored]:
+    """Score an encoder: a folder, ``s3://``, ``models:/NAME@best`` or ``runs:/ID/encoder``, or a file of weights, which
+    expects ``normalization`` (`fetch_encoder`).
 
     Raises UserError for data without labels, OutsideError for an encoder that is not there.
     """
-    return scheduling.run(_external_step(encoder, benchmark, data, session), session, "transfer")
+    return scheduling.run(_external_step(encoder, benchmark, data, session, normalization), session, "transfer")
 
 
-def plan(encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session) -> list[Planned]:
+def plan(
+    encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session, normalization: str | None = None
+) -> list[Planned]:
     """The steps that `transfer` would run or reuse."""
-    return scheduling.plan([_external_step(encoder, benchmark, data, session)], session)
+    return scheduling.plan([_external_step(encoder, benchmark, data, session, normalization)], session)
 
 
 def transfer_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
@@ -145,9 +151,12 @@ def _check_needs(benchmark: BenchmarkConfig, data: DataConfig, fields: Sequence[
             )
 
 
-def _external_step(encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session) -> Step[Scored]:
+def _external_step(
+    encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session, normalization: str | None
+) -> Step[Scored]:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""
-    folder = open_tracker(session.home, session.tracking_uri).models.fetch_encoder(encoder, session.folder("cache"))
+    tracker = open_tracker(session.home, session.tracking_uri)
+    folder = fetch_encoder(encoder, tracker, session.folder("cache"), normalization)
     check_data(benchmark, data)
     check_benchmark(benchmark, load_encoder(folder))
     digests = {name: sha256_of(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}

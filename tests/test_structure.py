@@ -40,6 +40,7 @@ PARTS = {
     "losses": {"errors", "config"},
     "color": {"errors", "config"},
     "networks": SMALL,
+    "exchange": SMALL | {"networks"},
     "data": SMALL,
     "tasks": SMALL | {"networks"},
     "engine": SMALL | {"networks", "data", "tasks"},

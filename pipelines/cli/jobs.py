@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.errors import UserError
-from pipelines.cli.options import Json, On, Root, Seeds, Set, Source, Splits, Told, Url
+from pipelines.cli.options import Json, Normalization, On, Root, Seeds, Set, Source, Splits, Told, Url
 from pipelines.session import Session
 
 if TYPE_CHECKING:
@@ -116,13 +116,18 @@ def pretrain(
 
 def transfer(
     encoder: Annotated[
-        str, typer.Option(metavar="URI", help="Encoder: a folder, or an MLflow URI as pretrain prints it.")
+        str,
+        typer.Option(
+            metavar="URI",
+            help="Encoder: a folder, an MLflow URI as pretrain prints it, or a file of weights of others.",
+        ),
     ],
     benchmark: Annotated[str, typer.Option(metavar="NAME", help="Of `genoise benchmarks`.")] = "linear",
     source: Source = None,
     root: Root = None,
     splits: Splits = None,
     on: On = None,
+    normalization: Normalization = None,
     set_: Set = None,
     *,
     session: Session,
@@ -132,11 +137,15 @@ def transfer(
 
     Every layer is scored on the validation split, and the best one, once, on the test split.
 
+    Weights of others are read from a file: safetensors, or a state dict that torch.save wrote (.pt, .pth, .ckpt), with
+    torchvision's or timm's names for ResNet-18, -34, -50 or AlexNet.
+
     \b
     Examples:
       genoise transfer --encoder models:/genoise-shapes@best --benchmark linear
       genoise transfer --encoder ./encoder --benchmark linear --source cifar10 --root ./cifar-10-binary.tar.gz
       genoise transfer --encoder ./encoder --on ./labelled
+      genoise transfer --encoder ./dino_resnet50.pth --normalization imagenet --on ./labelled
       genoise transfer --encoder ./encoder --benchmark linear --set benchmark.layers=[conv3,conv4]
     """
     from pipelines.recipes import load_places
@@ -148,9 +157,9 @@ def transfer(
     from pipelines import transfer as pipeline
 
     if session.dry_run:
-        terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session), json_)
+        terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session, normalization), json_)
     else:
-        scored = pipeline.transfer(encoder, places.benchmark, places.data, session)
+        scored = pipeline.transfer(encoder, places.benchmark, places.data, session, normalization)
         if scored.value.split == "val":
             from components.transfer.protocol import UNTESTED
 

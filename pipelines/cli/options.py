@@ -67,6 +67,14 @@ On = Annotated[
         show_default="those that are trained on",
     ),
 ]
+Normalization = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What weights of others expect of RGB: imagenet, half, none, or MEAN/DEVIATION as r,g,b/r,g,b.",
+        show_default="imagenet",
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option(
