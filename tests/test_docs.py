@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic_core import PydanticUndefined
 
@@ -17,6 +18,10 @@ from components.config import (
     Recipe,
     TrainingConfig,
 )
+from components.data.images import decode_full
+from components.data.sources import base
+from components.data.sources.base import Broken, open_source
+from components.errors import UserError
 from components.transfer import protocol
 from components.transfer.protocol import all_protocols
 from pipelines.cli.task_facts import option_facts
@@ -58,12 +63,32 @@ def test_every_key_is_there_as_it_is(title: str) -> None:
     assert table == rows(SECTIONS[title])
 
 
+def module_of(page: str, name: str, registry: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Import the first program of a page as the module ``name``; what it registers is forgotten after the test."""
+    monkeypatch.setattr(registry, "known", dict(registry.known))
+    monkeypatch.setattr(registry, "places", dict(registry.places))
+    (folder / f"{name}.py").write_text(PAGE.with_name(page).read_text().partition("```python\n")[2].partition("```")[0])
+    monkeypatch.syspath_prepend(folder)
+    importlib.import_module(name)
+
+
 def test_the_benchmark_that_the_docs_add_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(protocol._REGISTRY, "known", dict(protocol._REGISTRY.known))
-    monkeypatch.setattr(protocol._REGISTRY, "places", dict(protocol._REGISTRY.places))
-    page = PAGE.with_name("adding-a-benchmark.md").read_text()
-    (tmp_path / "class_means.py").write_text(page.partition("```python\n")[2].partition("```")[0])
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.import_module("class_means")
+    module_of("adding-a-benchmark.md", "class_means", protocol._REGISTRY, monkeypatch, tmp_path)
     score = protocol.run_benchmark(protocol.get_protocol("class_means"), TwoLayers(), data())
     assert score.layer == "colour" and score.value > 0.6
+
+
+def test_the_source_that_the_docs_add_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module_of("adding-a-source.md", "arrays", base._REGISTRY, monkeypatch, tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 8, 3), np.uint8)
+    np.savez(tmp_path / "train.npz", images=images, labels=np.arange(6) % 3)
+    config = DataConfig(source="arrays", root=str(tmp_path))
+    source = open_source(config)
+    assert source.splits == {"train": 6} and source.classes == ("0", "1", "2")
+    for k, sample in enumerate(source.read_many("train", range(6))):
+        assert not isinstance(sample, Broken)
+        assert np.array_equal(decode_full(sample.members["png"]), images[k])
+        assert int(sample.members["cls"]) == k % 3
+    other = config.model_copy(update={"options": {"images": "pictures"}})
+    with pytest.raises(UserError, match="no array 'pictures' in train\\.npz, which has images, labels"):
+        open_source(other).read("train", 0)
