@@ -40,7 +40,10 @@ def _content(root: str | None) -> str:
     digest = hashlib.sha256()
     # os.path, which takes any text: the source webdataset has names there that are no path's.
     for path in sorted(files_of(top)) if os.path.isdir(root) else [top] * os.path.isfile(root):
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue  # gone since it was listed
         digest.update(os.fsencode(path.relative_to(top)) + f"\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

@@ -97,6 +97,16 @@ def test_a_home_that_is_not_utf8_is_one_line(tmp_path: Path, capsys: pytest.Capt
     assert "data.root: this name is not UTF-8: rename it, or use a link" in capsys.readouterr().err
 
 
+def test_a_file_that_goes_while_a_folder_is_read_is_no_part_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"0")
+    before = raw_data._content(str(tmp_path))
+    raw_data._content.cache_clear()
+    monkeypatch.setattr(raw_data, "files_of", lambda top: [top / "a.png", top / "gone.png"])
+    assert raw_data._content(str(tmp_path)) == before
+
+
 def test_the_content_of_a_folder_knows_linked_folders_and_any_name(tmp_path: Path) -> None:
     raw, outside = tmp_path / "raw", tmp_path / "outside"
     raw.mkdir()
