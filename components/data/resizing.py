@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from components.config import DataConfig
-from components.data.boxes import pack_boxes, scale_boxes, unpack_boxes
+from components.data.boxes import pack_objects, unpack_objects
 from components.data.images import EXTENSIONS, decode_full, decode_map, encode, encode_png, image_size
 from components.data.sources.base import Sample
 
@@ -44,7 +44,7 @@ def refit(sample: Sample, fields: dict[str, str], config: DataConfig) -> Sample:
         elif new != old and field in _MAPS:
             data = encode_png(np.asarray(Image.fromarray(decode_map(data)).resize(new, Image.Resampling.NEAREST)))
         elif new != old and field == "boxes":
-            data = pack_boxes(*scale_boxes(unpack_boxes(data), old, new))
+            data = pack_objects(unpack_objects(data).scaled(old, new))
         members[extension] = data
     return replace(sample, members=members, changes=(*sample.changes, *changes))
 

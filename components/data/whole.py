@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from components.data.arrays import UInt8
-from components.data.boxes import Boxes, Floats, scale_boxes, unpack_boxes
+from components.data.boxes import Boxes, Floats, Objects, scale_boxes, unpack_objects
 from components.data.images import BrokenImage, decode_full, decode_map, image_size
 from components.data.scramble import Int64
 from components.data.sources.base import UNKNOWN
@@ -51,9 +51,15 @@ class Whole:
     members: Mapping[str, bytes]  # of the other fields
 
     @cached_property
+    def objects(self) -> Objects:
+        """Boxes in the image's own pixels, crowds among them, and what is said of them."""
+        return unpack_objects(self.members["boxes"])
+
+    @property
     def boxes(self) -> Boxes:
-        """Boxes in the image's own pixels, float64 (K, 4), and their labels, int64 (K,)."""
-        return unpack_boxes(self.members["boxes"])
+        """Boxes in the image's own pixels, float64 (K, 4), and their labels, int64 (K,); without crowds."""
+        single = self.objects[~self.objects.crowd_K]
+        return single.boxes_K4, single.labels_K
 
     @property
     def canvas_boxes(self) -> Boxes:
@@ -141,7 +147,7 @@ class WholeImages:
         members = {field: self.dataset.member(sample_id, field) for field in self.fields}
         found = Whole(self.dataset.key(sample_id), canvas_HW3, size, placed, members)
         for field in self.fields:
-            _ = found.boxes if field == "boxes" else found.mask  # broken ones are found now
+            _ = found.objects if field == "boxes" else found.mask  # broken ones are found now
         return found
 
     def _replace(self, key: str, reason: str) -> None:

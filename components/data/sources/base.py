@@ -46,7 +46,7 @@ class Source:
     - label -> ``cls`` (decimal)
     - mask -> ``mask.png``: class + 1, 0 where none of them is, 255 where nobody knows
     - boxes -> ``boxes.json``: {"boxes": [[left, top, right, bottom]], "labels": [...]}, in pixels, the right and bottom
-      ones outside
+      ones outside; "difficult" and "crowds" where there are any (components.data.boxes.pack_objects)
     """
 
     class Options(Config):

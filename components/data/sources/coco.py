@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.config import Config, DataConfig
-from components.data.boxes import clean_boxes
+from components.data.boxes import Objects, clean_objects
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, clean, encode_png
 from components.data.sources.base import UNKNOWN, Sample, Source, register_source
 from components.data.sources.files import check_apart, key_of, made_once, open_root, read_file
@@ -35,9 +35,9 @@ class Coco(Source):
     """annotations/instances_train*.json, and val and test where there are any, with the images beside.
 
     The images of instances_train2017.json lie in train2017, images/train2017, images or the root. Crowds are in the
-    mask and not among the boxes; smaller objects lie above larger ones. What nobody drew is unknown in the mask: the
-    box of an object without segmentation, and the images of a list without any object; there is no mask where no object
-    of the data set is drawn. Boxes without area are dropped and counted.
+    mask, and apart from the boxes of single objects; smaller objects lie above larger ones. What nobody drew is unknown
+    in the mask: the box of an object without segmentation, and the images of a list without any object; there is no
+    mask where no object of the data set is drawn. Boxes without area are dropped and counted.
     The lists are rewritten once into the cache, an image per line, so that a worker reads only what it needs.
     """
 
@@ -57,7 +57,7 @@ class Coco(Source):
                 raise UserError(f"{path} is of no split: call it instances_train.json, _val or _test, or take it away")
             if split in self._lists:
                 raise UserError(f"two lists for the {split} split in {path.parent}: take one of them away")
-            self._lists[split] = made_once(f"{self.name}-named", path, partial(_rewrite, path))
+            self._lists[split] = made_once(f"{self.name}-counted", path, partial(_rewrite, path))
             self._folders[split] = self._images_of(name)
             categories[split] = json.loads((self._lists[split] / _CATEGORIES).read_text())
         if "train" not in self._lists:
@@ -75,6 +75,8 @@ class Coco(Source):
         self._bare = {split for split, count in counts.items() if not count["objects"]}
         if self._bare or any(count["undrawn"] for count in counts.values()):
             self.revision = "masks that nobody drew;"
+        if any(count["crowds"] for count in counts.values()):
+            self.revision += "crowds;"
         self.fields = {"image": IMAGE_EXTENSIONS, "boxes": "boxes.json"} | (
             {"mask": "mask.png"} if self._masked else {}
         )
@@ -92,10 +94,9 @@ class Coco(Source):
         if (record["width"], record["height"]) != (width, height):
             stated = f"{record['width']} x {record['height']}"
             raise BrokenImage(f"it is {stated} pixels by its list, and {width} x {height} in truth")
-        things = [thing for thing in record["objects"] if not thing["crowd"]]
-        labels = [thing["label"] for thing in things]
-        boxes, dropped = clean_boxes([thing["box"] for thing in things], labels, width, height)
-        members = {cleaned.extension: cleaned.data, "boxes.json": boxes}
+        boxes, labels, crowd = ([thing[key] for thing in record["objects"]] for key in ("box", "label", "crowd"))
+        packed, dropped = clean_objects(Objects.of(boxes, labels, crowd_K=crowd), width, height)
+        members = {cleaned.extension: cleaned.data, "boxes.json": packed}
         if self._masked:
             ground = UNKNOWN if split in self._bare else 0
             members["mask.png"] = encode_png(_paint(record["objects"], height, width, ground))
@@ -162,7 +163,9 @@ def _rewrite(path: Path, folder: Path) -> None:
     (folder / _NAMES).write_text(json.dumps([str(record["file_name"]) for record in images.values()]))
     drawn = [_is_drawn(thing) for _, thing in objects]
     undrawn = sum(not done and _has_area(thing["box"]) for done, (_, thing) in zip(drawn, objects, strict=True))
-    (folder / _COUNTS).write_text(json.dumps({"objects": len(objects), "drawn": sum(drawn), "undrawn": undrawn}))
+    counts = {"objects": len(objects), "drawn": sum(drawn), "undrawn": undrawn}
+    crowds = sum(thing["crowd"] for _, thing in objects)
+    (folder / _COUNTS).write_text(json.dumps(counts | {"crowds": crowds}))
 
 
 def _objects(

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from components.config import Config, DataConfig
-from components.data.boxes import clean_boxes
+from components.data.boxes import Objects, clean_objects
 from components.data.images import (
     IMAGE_EXTENSIONS,
     BrokenImage,
@@ -31,8 +31,8 @@ class Voc(Source):
     """JPEGImages, Annotations, ImageSets, and SegmentationClass if every listed image has a mask there.
 
     Boxes of the annotations count pixels from 1 and include the last one; those of the shards count from 0 and exclude
-    it. Boxes without area are dropped and counted; difficult ones are kept. Without ImageSets every image is a
-    training image. Raises UserError for lists that name what is not there, and for classes that nobody named.
+    it. Boxes without area are dropped and counted; difficult ones are kept, and marked. Without ImageSets every image
+    is a training image. Raises UserError for lists that name what is not there, and for classes that nobody named.
     """
 
     name = "voc"
@@ -56,7 +56,11 @@ class Voc(Source):
         self._names = self._read_lists(options.sets)
         self._need(self._annotation, "annotation")
         self._masked = all(self._mask(name).is_file() for names in self._names.values() for name in names)
-        self.classes = options.classes or self._annotated_classes()
+        annotated, is_difficult = self._annotated()
+        self.classes = options.classes or annotated
+        if not self.classes:
+            raise UserError(f"no object in any file of {self._root / _ANNOTATIONS}: use source folder for bare images")
+        self.revision = "difficult objects;" if is_difficult else ""
         self.splits = {split: len(names) for split, names in self._names.items()}
         self.listed = (self._root / _IMAGES,)
         unlisted = len(self._images.keys() - {name for names in self._names.values() for name in names})
@@ -123,18 +127,19 @@ class Voc(Source):
                 f"{len(missing)} images have no {what} (first: {path_of(missing[0])}): add it, or take the image away"
             )
 
-    def _annotated_classes(self) -> tuple[str, ...]:
-        """Every class that an annotation names, sorted, as VOC's own twenty are."""
+    def _annotated(self) -> tuple[tuple[str, ...], bool]:
+        """Every class that an annotation names, sorted, as VOC's own twenty are; whether an object is difficult."""
         found: set[str] = set()
+        is_difficult = False
         for names in self._names.values():
             for name in names:
                 try:
-                    found.update(_text(thing, "name") for thing in _parse(self._annotation(name)).iter("object"))
+                    things = list(_parse(self._annotation(name)).iter("object"))
+                    found.update(_text(thing, "name") for thing in things)
                 except BrokenImage:
                     continue  # reported when the image is read
-        if not found:
-            raise UserError(f"no object in any file of {self._root / _ANNOTATIONS}: use source folder for bare images")
-        return tuple(sorted(found))
+                is_difficult = is_difficult or any(map(_is_difficult, things))
+        return tuple(sorted(found)), is_difficult
 
     def _boxes(self, path: Path, image: Cleaned) -> tuple[bytes, tuple[str, ...]]:
         """(boxes.json, what was dropped)."""
@@ -143,7 +148,7 @@ class Voc(Source):
         stated = [int(float(tree.findtext(f"size/{side}") or 0)) for side in ("width", "height")]
         if all(stated) and stated != [width, height]:
             raise BrokenImage(f"{path.name} is for {stated[0]} x {stated[1]} pixels, the image has {width} x {height}")
-        boxes, labels = [], []
+        boxes, labels, difficult = [], [], []
         for thing in tree.iter("object"):
             name = _text(thing, "name")
             if name not in self.classes:
@@ -152,7 +157,8 @@ class Voc(Source):
             empty = left >= right or top >= bottom
             boxes.append((0.0, 0.0, 0.0, 0.0) if empty else (left - 1, top - 1, right, bottom))
             labels.append(self.classes.index(name))
-        return clean_boxes(boxes, labels, width, height)
+            difficult.append(_is_difficult(thing))
+        return clean_objects(Objects.of(boxes, labels, difficult), width, height)
 
     def _read_mask(self, path: Path, image: Cleaned) -> bytes:
         """A mask of VOC has 0 for the background, 255 for borders that nobody can tell: as in shards."""
@@ -184,6 +190,10 @@ def _text(thing: ElementTree.Element, name: str) -> str:
     if not text:
         raise BrokenImage(f"its annotation has an object without {name}")
     return text
+
+
+def _is_difficult(thing: ElementTree.Element) -> bool:
+    return (thing.findtext("difficult") or "").strip() == "1"
 
 
 def _number(thing: ElementTree.Element, side: str) -> float:

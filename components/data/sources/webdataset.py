@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.config import Config, DataConfig
-from components.data.boxes import clean_boxes, unpack_boxes
+from components.data.boxes import clean_objects, unpack_objects
 from components.data.cache import cache_folder, find_cached
 from components.data.foreign_tars import count_classes, fields_of, label_of
 from components.data.images import IMAGE_EXTENSIONS, BrokenImage, Cleaned, clean, decode_map
@@ -340,7 +340,7 @@ def _state(name: str, path: Path) -> tuple[str, int, int]:
 
 
 def _boxes(data: bytes, image: Cleaned) -> tuple[bytes, tuple[str, ...]]:
-    return clean_boxes(*unpack_boxes(data), *image.size_for("boxes"))
+    return clean_objects(unpack_objects(data), *image.size_for("boxes"))
 
 
 def _short(name: str) -> str:

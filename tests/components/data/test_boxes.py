@@ -6,7 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.boxes import clean_boxes, crop_boxes, pack_boxes, scale_boxes, unpack_boxes
+from components.data.boxes import (
+    Objects,
+    clean_boxes,
+    clean_objects,
+    crop_boxes,
+    pack_boxes,
+    pack_objects,
+    scale_boxes,
+    unpack_boxes,
+    unpack_objects,
+)
 from components.data.dataset import ShardedDataset
 from components.data.images import BrokenImage, encode_png
 from components.data.shards import Index, write_shard
@@ -27,6 +37,35 @@ def test_stored_and_read_back() -> None:
 def test_what_is_no_text_of_boxes(data: bytes) -> None:
     with pytest.raises(BrokenImage):
         unpack_boxes(data)
+
+
+def test_flags_are_written_where_there_are_any_and_crowds_apart() -> None:
+    boxes_K4 = [[0, 0, 4, 4], [1, 1, 9, 9], [2, 2, 3, 3]]
+    objects = Objects.of(boxes_K4, [5, 6, 7], [True, False, False], [False, True, False])
+    data = pack_objects(objects)
+    assert json.loads(data) == {
+        "boxes": [[0, 0, 4, 4], [2, 2, 3, 3]],
+        "labels": [5, 7],
+        "difficult": [1, 0],
+        "crowds": {"boxes": [[1, 1, 9, 9]], "labels": [6]},
+    }
+    assert pack_objects(Objects.of(boxes_K4, [5, 6, 7])) == pack_boxes(boxes_K4, [5, 6, 7])
+    again = unpack_objects(data)
+    assert again.labels_K.tolist() == [5, 7, 6] and again.boxes_K4[2].tolist() == [1, 1, 9, 9]
+    assert again.difficult_K.tolist() == [True, False, False] and again.crowd_K.tolist() == [False, False, True]
+    assert unpack_boxes(data)[1].tolist() == [5, 7], "crowds are no single objects"
+    cut, changes = clean_objects(Objects.of([[3, 3, 3, 5], [0, 0, 99, 2]], [0, 1], [False, True]), 10, 10)
+    assert json.loads(cut) == {"boxes": [[0, 0, 10, 2]], "labels": [1], "difficult": [1]} and len(changes) == 1
+    half = unpack_objects(data).scaled((10, 10), (5, 20))
+    assert half.boxes_K4[1].tolist() == [1, 4, 1.5, 6] and half.crowd_K.tolist() == again.crowd_K.tolist()
+
+
+@pytest.mark.parametrize(
+    "more", ['"difficult":[1]', '"difficult":1', '"crowds":[1]', '"crowds":{"boxes":[[0,0,1,1]],"labels":[]}']
+)
+def test_flags_that_do_not_fit_are_broken(more: str) -> None:
+    with pytest.raises(BrokenImage):
+        unpack_objects(f'{{"boxes":[[0,0,1,1],[0,0,2,2]],"labels":[0,1],{more}}}'.encode())
 
 
 def test_raw_boxes_are_cut_and_counted() -> None:

@@ -59,6 +59,7 @@ def test_boxes_and_masks(tmp_path: Path, home: Path) -> None:
     assert (source.splits, source.classes) == ({"train": 2, "val": 2}, ("dog", "cat"))
     sample = source.read("train", 0)
     assert json.loads(sample.members["boxes.json"]) == {"boxes": [[2, 1, 6, 5], [0, 0, 12, 8]], "labels": [1, 0]}
+    assert source.revision == ""
     assert sample.changes == ("box without area dropped",)
     expected = np.full((8, 12), 1)
     expected[1:5, 2:6] = 2
@@ -108,7 +109,10 @@ def test_run_lengths(tmp_path: Path, home: Path, runs: list[int]) -> None:
         small(tmp_path / str(number), with_segmentation({"size": [8, 12], "counts": counts}, crowd=1))
         sample = open_with("coco", tmp_path / str(number)).read("train", 0)
         assert decode_map(sample.members["mask.png"]).tolist() == expected
-        assert json.loads(sample.members["boxes.json"])["boxes"] == [], "crowds are no single objects"
+        found = json.loads(sample.members["boxes.json"])
+        assert found["boxes"] == [], "crowds are no single objects"
+        assert found["crowds"] == {"boxes": [[1, 1, 6, 6]], "labels": [0]}
+        assert open_with("coco", tmp_path / str(number)).revision == "crowds;"
 
 
 def test_the_text_of_run_lengths_as_others_write_it() -> None:

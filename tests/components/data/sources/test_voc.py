@@ -67,6 +67,20 @@ def test_boxes_without_area_are_dropped_and_those_too_large_cut(tmp_path: Path) 
     assert sample.changes == ("box without area dropped",) * 3
 
 
+def test_difficult_objects_are_marked_and_data_with_one_is_prepared_anew(tmp_path: Path) -> None:
+    small(tmp_path, "a", "b")
+    assert open_with("voc", tmp_path).revision == ""
+    path = tmp_path / "Annotations" / "a.xml"
+    first, _, second = path.read_text().partition("</object>")
+    path.write_text(
+        f"{first}<difficult>1</difficult></object>{second.replace('<part>', '<difficult>0</difficult><part>')}"
+    )
+    source = open_with("voc", tmp_path)
+    assert boxes_of(source.read("train", 0))["difficult"] == [1, 0]
+    assert "difficult" not in boxes_of(source.read("train", 1))
+    assert source.revision == "difficult objects;"
+
+
 def test_masks_where_all_have_one(tmp_path: Path) -> None:
     small(tmp_path, "a", "b")
     mask = np.array([[0, 1, 2, 255] * 3] * 8, np.uint8)
