@@ -5,6 +5,7 @@
 Legend of shape suffixes: B samples, H height, W width, Q bins of the ab plane, N nearest bins of a pixel, P pixels.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -19,9 +20,8 @@ _MIDDLE = 50.0  # of L, whose range is twice that
 _AB_SCALE = 110.0  # about the largest |a| and |b| of sRGB colours
 
 
-def _mix_channels(x_B3HW: Tensor, matrix_33: Tensor) -> Tensor:
-    rows = matrix_33.tolist()  # scalars times planes: several times faster than a 3 x 3 contraction
-    planes = x_B3HW.unbind(1)
+def _mix_channels(x_B3HW: Tensor, rows: Sequence[Sequence[float]]) -> Tensor:
+    planes = x_B3HW.unbind(1)  # scalars times planes: several times faster than a 3 x 3 contraction
     return torch.stack([r * planes[0] + g * planes[1] + b * planes[2] for r, g, b in rows], dim=1)
 
 
@@ -41,7 +41,7 @@ def rgb_to_lab(rgb_B3HW: Tensor) -> Tensor:
     Source: IEC 61966-2-1 (transfer curve), CIE 15 (Lab). Computed in the dtype that comes in.
     """
     linear = torch.where(rgb_B3HW > 0.04045, ((rgb_B3HW + 0.055) / 1.055) ** 2.4, rgb_B3HW / 12.92)
-    xyz = _mix_channels(linear, torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)) / _white(linear)
+    xyz = _mix_channels(linear, _XYZ_FROM_RGB) / _white(linear)
     root = torch.where(xyz > 0.008856, xyz.clamp_min(0.008856) ** (1 / 3), 7.787 * xyz + 16 / 116)
     x, y, z = root.unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], dim=1)
@@ -53,7 +53,7 @@ def lab_to_rgb(lab_B3HW: Tensor) -> Tensor:
     root = torch.stack([y + lab_B3HW[:, 1] / 500, y, y - lab_B3HW[:, 2] / 200], dim=1)
     root[:, 2].clamp_min_(0)
     xyz = torch.where(root > 0.2068966, root**3, (root - 16 / 116) / 7.787) * _white(root)
-    linear = _mix_channels(xyz, torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)))
+    linear = _mix_channels(xyz, torch.linalg.inv(torch.tensor(_XYZ_FROM_RGB, dtype=torch.float64)).tolist())
     curved = 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055
     return torch.where(linear > 0.0031308, curved, 12.92 * linear).clamp(0, 1)
 

@@ -87,7 +87,9 @@ def positions(height: int, width: int, values: int, device: torch.device | None 
     angles_columns = torch.arange(width, device=device)[:, None] * rates_Q
     angles_rows = torch.arange(height, device=device)[:, None] * rates_Q
     columns, rows = (torch.cat([angles.sin(), angles.cos()], dim=1) for angles in (angles_columns, angles_rows))
-    return torch.cat([columns.repeat(height, 1), rows.repeat_interleave(width, 0)], dim=1)
+    # Expanded rather than repeated: ONNX has no `repeat_interleave` for a count that is known only when it runs.
+    across, down = columns.expand(height, -1, -1), rows[:, None].expand(-1, width, -1)
+    return torch.cat([across, down], dim=2).flatten(0, 1)
 
 
 def cut_into_patches(x_BCHW: Tensor, side: int) -> Tensor:
@@ -191,7 +193,7 @@ class VisionTransformer(Encoder):
         return self._without_class(self.blocks(self._with_class(pick(tokens_BND, visible_BV))))
 
     def _with_class(self, x_BND: Tensor) -> Tensor:
-        return torch.cat([self.cls_token.expand(len(x_BND), -1, -1).to(x_BND.dtype), x_BND], dim=1)
+        return torch.cat([self.cls_token.expand(x_BND.shape[0], -1, -1).to(x_BND.dtype), x_BND], dim=1)
 
     def _without_class(self, x_BTD: Tensor) -> Tensor:
         """The patches' tokens, normalized."""
