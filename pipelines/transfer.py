@@ -135,6 +135,15 @@ def check_prepared(benchmark: BenchmarkConfig, data: DataConfig, prepared: Prepa
     needs = set(get_benchmark(benchmark).needs) - {"label"}
     fields = tuple(read_index_file(prepared.index_file).fields) if needs else ()
     _check_needs(benchmark, data, fields, prepared.label_classes)
+    _check_counts(benchmark, prepared)
+
+
+def _check_counts(benchmark: BenchmarkConfig, prepared: Prepared) -> None:
+    """Raise UserError where a class is known to have too few training samples for the benchmark."""
+    if (check := get_benchmark(benchmark).check_counts) is not None:
+        index = read_index_file(prepared.index_file)
+        counts = (index.labels or {}).get("train", {})
+        check(benchmark, {index.classes[int(label)]: n for label, n in counts.items()})
 
 
 def _check_needs(benchmark: BenchmarkConfig, data: DataConfig, fields: Sequence[str], labels: int) -> None:
@@ -184,6 +193,7 @@ def _score(
     splits = [split for split in prepared.samples if split != unseen]
     if "label" in get_benchmark(benchmark).needs:
         check_labels_seen(prepared.unseen, splits)
+    _check_counts(benchmark, prepared)
     told = Scoring(files, data, splits, benchmark, run.run_id, str(run.folder), run.recorder)
     value = Scored.from_json(run.groups.once(score, told))
     for split, share in value.protocol.get("unseen", {}).items():

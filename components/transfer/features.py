@@ -30,6 +30,10 @@ class Dataset(Protocol):
         """``image`` uint8 (B, 3, H, W), ``label`` int64 (B,)."""
         ...
 
+    def labels(self) -> Int64:
+        """Those of all samples, (N,), decoding no image."""
+        ...
+
 
 @dataclass(frozen=True)
 class Features:
@@ -96,7 +100,7 @@ def extract(
     layers: dict[str, Tensor] = {}
     labels_N = torch.empty(len(ids), dtype=torch.int64)
     encoder.to(device)
-    with torch.no_grad(), evaluating(encoder), _reproducible(device, config.precision):
+    with torch.no_grad(), evaluating(encoder), reproducible(device, config.precision):
         for start in range(0, len(ids), BATCH):
             batch = dataset.get(ids[start : start + BATCH])
             if "label" not in batch:
@@ -132,7 +136,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _reproducible(device: torch.device, precision: str) -> Iterator[None]:
+def reproducible(device: torch.device, precision: str) -> Iterator[None]:
     """Full precision unless bf16 is asked for, and the same kernels every time, whatever training has set."""
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
     with autocast, torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

@@ -19,13 +19,17 @@ from components.transfer.statistics import resample_share
 MOST_UNSEEN = 0.5
 
 
-class FittedLayer(Protocol):
-    """What was fitted to the features of one layer."""
+class Judged(Protocol):
+    """What was judged on validation."""
 
     @property
     def val(self) -> float:
-        """Validation top-1, in [0, 1], at the choices that were best there."""
+        """The validation score, in [0, 1], at the choices that were best there."""
         ...
+
+
+class FittedLayer(Judged, Protocol):
+    """What was fitted to the features of one layer."""
 
     def predict(self, features_ND: Tensor) -> Tensor:
         """The most likely classes, int64 (N,) on the CPU, of raw features."""
@@ -56,8 +60,8 @@ def score_layers(
     ids = subset(len(datasets["train"]), config.samples)
     train = extract(encoder, datasets["train"], ids, config, run.device)
     val = extract(encoder, datasets["val"], None, config, run.device)
-    classes = classes_of(train)
-    unseen = {"val": _share_unseen(train.labels, val.labels, "val")}
+    classes_of(train)
+    unseen = {"val": share_unseen(train.labels, val.labels, "val")}
     run.progress(1, 3, "features")
     layers = fit(train, val, config, run.device)
     run.progress(2, 3, "classifiers")
@@ -65,22 +69,10 @@ def score_layers(
     if "test" in datasets:
         only = config.model_copy(update={"layers": (name,)})
         judged = extract(encoder, datasets["test"], None, only, run.device)
-        unseen["test"] = _share_unseen(train.labels, judged.labels, "test")
+        unseen["test"] = share_unseen(train.labels, judged.labels, "test")
     right_N = (layers[name].predict(judged.layers[name]) == judged.labels).numpy()
-    image_CHW = datasets["val"].get(subset(1, None))["image"][0]
-    protocol = {
-        **about,
-        "config": config.model_dump(mode="json"),
-        "encoder": encoder.config.model_dump(mode="json"),
-        "image_size": list(image_CHW.shape[1:]),
-        "crops": "one view per image, as the data set gives it",
-        "samples": {split: len(data) for split, data in datasets.items()} | {"train": len(train.labels)},
-        "classes": classes,
-        "layers": {each: {"features": train.layers[each].shape[1], **layers[each].facts()} for each in layers},
-        "torch": torch.__version__,
-    }
-    if shares := {split: share for split, share in unseen.items() if share}:
-        protocol["unseen"] = shares
+    facts = {each: {"features": train.layers[each].shape[1], **layers[each].facts()} for each in layers}
+    protocol = frozen_protocol(config, encoder, datasets, train.labels, {**about, "layers": facts}, unseen)
     return Score(
         benchmark=config.name,
         value=float(right_N.mean()) if "test" in datasets else layers[name].val,
@@ -94,7 +86,35 @@ def score_layers(
     )
 
 
-def best_layer(layers: Mapping[str, FittedLayer]) -> str:
+def frozen_protocol(
+    config: FrozenConfig,
+    encoder: Encoder,
+    datasets: Datasets,
+    train_N: Tensor,
+    about: Mapping[str, Any],
+    unseen: Mapping[str, float],
+) -> dict[str, Any]:
+    """What is stored beside a score, as JSON values: ``about``, and what is the same for all that score frozen layers.
+
+    ``train_N``: the labels that were fitted to; ``unseen``: what `share_unseen` says of the other splits.
+    """
+    image_CHW = datasets["val"].get(subset(1, None))["image"][0]
+    protocol = {
+        **about,
+        "config": config.model_dump(mode="json"),
+        "encoder": encoder.config.model_dump(mode="json"),
+        "image_size": list(image_CHW.shape[1:]),
+        "crops": "one view per image, as the data set gives it",
+        "samples": {split: len(data) for split, data in datasets.items()} | {"train": len(train_N)},
+        "classes": int(train_N.max()) + 1,
+        "torch": torch.__version__,
+    }
+    if shares := {split: share for split, share in unseen.items() if share}:
+        protocol["unseen"] = shares
+    return protocol
+
+
+def best_layer(layers: Mapping[str, Judged]) -> str:
     """The layer with the highest validation score; of equal ones the shallower."""
     return max(layers, key=lambda name: layers[name].val)
 
@@ -110,7 +130,7 @@ def classes_of(train: Features) -> int:
     return max(found) + 1
 
 
-def _share_unseen(train_N: Tensor, judged_M: Tensor, split: str) -> float:
+def share_unseen(train_N: Tensor, judged_M: Tensor, split: str) -> float:
     """The share of the labels ``judged_M`` that do not occur in ``train_N``, which no classifier gets right.
 
     Raises UserError where that is more than MOST_UNSEEN: the score would tell of the split, not of the encoder.

@@ -180,6 +180,9 @@ class _InMemory:
         places = torch.from_numpy(ids)
         return {field: self.batch[field][places] for field in ("image", "label") if field in self.batch}
 
+    def labels(self) -> Int64:
+        return self.batch["label"].numpy()
+
 
 def quick_score(
     encoder: Encoder,

@@ -65,6 +65,7 @@ class BenchmarkRun:
 
 Run = Callable[[Any, Encoder, Datasets, BenchmarkRun], Score]
 Check = Callable[[Any, Encoder], object]
+CheckCounts = Callable[[Any, Mapping[str, int]], object]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Benchmark:
     check: Check  # raises UserError where an encoder and a configuration do not go together
     needs: tuple[str, ...]  # fields of the data beside the image
     metric: str  # of `Score.value`
+    check_counts: CheckCounts | None = None  # raises UserError where a class has too few training samples
 
 
 _REGISTRY: Registry[Benchmark] = Registry("components.transfer", "kind of benchmark", "kinds of benchmark")
@@ -90,14 +92,17 @@ def register_benchmark(
     check: Check,
     needs: tuple[str, ...] = ("label",),
     metric: str = "top1",
+    check_counts: CheckCounts | None = None,
 ) -> Callable[[Run], Run]:
     """Decorator of the function that scores: makes a kind of benchmark known, with its protocols, all of one class.
 
     ``needs``: fields that the data must have beside the image: label, boxes, mask. ``metric``: that of the score.
+    ``check_counts``: given a configuration and {class: training samples}, where those are known before anything runs.
     """
 
     def add(run: Run) -> Run:
-        _REGISTRY.register(protocols[0].kind, Benchmark(summary, source, protocols, run, check, needs, metric), run)
+        known = Benchmark(summary, source, protocols, run, check, needs, metric, check_counts)
+        _REGISTRY.register(protocols[0].kind, known, run)
         return run
 
     return add

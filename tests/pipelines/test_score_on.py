@@ -9,6 +9,7 @@ import pytest
 from components.config import ProbeConfig, Recipe
 from components.errors import UserError
 from components.tasks.base import Task, get_task
+from components.transfer.protocol import get_protocol
 from pipelines.data.prepared import Prepared
 from pipelines.prepare import prepare_step
 from pipelines.pretrain import pretrain_step
@@ -20,7 +21,7 @@ from pipelines.sweeps.objectives import get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
 from pipelines.sweeps.trials import collapse_floor, measurable, recipes_of
 from pipelines.table import _cells, data_notes
-from pipelines.transfer import transfer_step, validation_step
+from pipelines.transfer import check_prepared, transfer_step, validation_step
 from tests.pipelines.test_dry_runs import pictures
 
 LINEAR = ProbeConfig()
@@ -193,3 +194,15 @@ def test_a_task_is_built_once_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("name", comparable())
 def test_every_built_in_recipe_passes(name: str) -> None:
     pretrain_step(load_recipe(name))
+
+
+def test_a_class_with_too_few_labels_is_found_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = SimpleNamespace(classes=["cat", "dog"], labels={"train": {"0": 40, "1": 4}}, fields={})
+    monkeypatch.setattr("pipelines.transfer.read_index_file", lambda _: index)
+    there: Any = SimpleNamespace(index_file="", label_classes=2)
+    data = load_recipe("rotation", TINY).data
+    check_prepared(get_protocol("low_shot_2"), data, there)
+    with pytest.raises(UserError, match="'low_shot_5' draws 5 labelled .* dog has 4"):
+        check_prepared(get_protocol("low_shot_5"), data, there)
+    index.labels = None  # shards of others say nothing of their labels
+    check_prepared(get_protocol("low_shot_5"), data, there)
