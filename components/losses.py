@@ -2,7 +2,8 @@
 
 Inputs of lower precision (bf16) are converted to fp32 before anything is computed.
 
-Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Q bins, N soft-encoding neighbours.
+Legend of shape suffixes: B samples, C channels, H height, W width, K classes, Q bins, N soft-encoding neighbours or
+views, Z values of a projection.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,19 @@ def l1(prediction: Tensor, target: Tensor) -> Tensor:
 def cross_entropy(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
     """-log p of the right class. ``labels_B``: int64 in 0 .. K - 1."""
     return F.cross_entropy(_full(logits_BK), labels_B)
+
+
+def nt_xent(first_BZ: Tensor, second_BZ: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of finding the other view of a sample among all other views, by cosine over ``temperature``.
+
+    Two views of every sample, row by row; a mean over all 2 B views. The normalized temperature-scaled cross-entropy
+    of Chen et al. 2020, equation 1.
+    """
+    views_NZ = F.normalize(torch.cat([_full(first_BZ), _full(second_BZ)]), dim=1)
+    logits_NN = views_NZ @ views_NZ.T / temperature
+    itself_NN = torch.eye(len(views_NZ), dtype=torch.bool, device=views_NZ.device)
+    partner_N = torch.arange(len(views_NZ), device=views_NZ.device).roll(len(first_BZ))
+    return F.cross_entropy(logits_NN.masked_fill(itself_NN, -torch.inf), partner_N)
 
 
 def soft_cross_entropy(

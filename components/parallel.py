@@ -28,15 +28,21 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def counts(self, rows: Tensor) -> list[int]:
+        """How many rows each rank has, in the order of the ranks."""
+        if self.size == 1:
+            return [len(rows)]
+        counts = torch.zeros(self.size, dtype=torch.int64, device=rows.device)
+        counts[self.rank] = len(rows)
+        return [int(count) for count in self.sum(counts).tolist()]
+
     def join(self, rows: Tensor) -> Tensor:
         """The rows (along the first axis) of all ranks, in the order of the ranks; their numbers may differ."""
         if self.size == 1:
             return rows
         if rows.dtype == torch.bool:  # which has no sum
             return self.join(rows.byte()).bool()
-        counts = torch.zeros(self.size, dtype=torch.int64, device=rows.device)
-        counts[self.rank] = len(rows)
-        sizes = self.sum(counts).tolist()
+        sizes = self.counts(rows)
         joined = rows.new_zeros((sum(sizes), *rows.shape[1:]))  # zeros plus rows: the sum changes no bit
         joined[sum(sizes[: self.rank]) :][: len(rows)] = rows
         return self.sum(joined)

@@ -12,7 +12,6 @@ Legend of shape suffixes: B samples of the slice at hand.
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from components.config import AugmentConfig, OptimizerConfig, TrainingConfig
 from components.data.augment import augment
 from components.draws import Draws
+from components.engine.joining import Joined, Micro, look
 from components.engine.optimizers import Rate, learning_rate_factor, load_optimizer, make_optimizer
 from components.engine.recording import Recorder
 from components.errors import UserError
@@ -36,16 +36,6 @@ def weights_at(weights: dict[str, float], changes: Mapping[int, dict[str, float]
         if change <= step:
             weights = weights | changes[change]
     return weights
-
-
-@dataclass
-class Micro:
-    """One micro-batch of this rank: its inputs, its share of the global batch, and what `forward` gave for it."""
-
-    inputs: Tensors
-    share: float
-    graph: Tensors | None = None
-    seen: Tensors | None = None
 
 
 class Engine:
@@ -195,8 +185,15 @@ class Engine:
         by_term: dict[str, list[Tensor]] = {}
         # A compiled graph can be walked once; several terms walk it several times.
         forward, losses_of = (self.task.forward, self.task.losses) if measure else (self._forward, self._losses)
+        joined = None
+        if self.task.joint and len(micros) > 1:
+            with self._autocast():
+                look(self.task, micros, forward)
         for micro in micros:
             outputs = self._outputs(micro, player, forward, keep_graph)
+            if self.task.joint and (len(micros) > 1 or self.world.size > 1):
+                joined = joined or Joined(self.task.joint, micros, self.world)
+                outputs = joined.around(micro, outputs)
             with self._only(name), self._autocast():
                 losses = losses_of(name, micro.inputs, outputs)
             for term, loss in losses.items():

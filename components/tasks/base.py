@@ -76,6 +76,7 @@ class Task(nn.Module):
     signs: ClassVar[tuple[Sign, ...]] = ()  # what the logged facts say of a training that has gone wrong
     makes_pictures: ClassVar[bool] = True  # False: `samples` only moves or marks the pixels that it was given
     initial_samples: int = 0  # how many samples `initialize` wants to see before the first step
+    joint: tuple[str, ...] = ()  # entries of outputs, a row per sample, that `losses` gets of the whole global batch
     history: tuple[str, ...] = ()  # entries of inputs or outputs, a row per sample, that `remember` gets
 
     class Options(Config):
@@ -125,7 +126,8 @@ class Task(nn.Module):
 
         Entries with a "/" in their name are no terms, but facts to be logged ("discriminator/accuracy_real").
         ``outputs`` is what `forward` returned, with its graph unless the player is ``detached``. Parameters of the
-        other players do not require gradients during the call.
+        other players do not require gradients during the call. Entries named in ``joint`` have the rows of the global
+        batch, in its order; a term is made of these alone, as a mean over all, or of the slice's own entries.
         """
         raise NotImplementedError
 
