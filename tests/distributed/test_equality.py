@@ -25,6 +25,7 @@ from components.tasks.base import Batch, Task, all_tasks, build_task, resolve_we
 STEPS, BATCH, SIZE, CLASSES, SEED = 3, 7, 32, 5, 11  # an odd batch: slices of two ranks are unequal
 LR, MOMENTUM, TOLERANCE, MOVED = 0.003, 0.9, 1e-8, 1e-5
 TRAINABLE = [name for name, cls in all_tasks().items() if name not in ("random", "rescaled")]
+NETWORKS: dict[str, dict[str, object]] = {"masked_autoencoder": {"name": "vit", "depth": 2}}  # else AlexNet
 # Weights that make every term matter: with a published weight of .001 a wrong adversarial gradient would hide.
 WEIGHT = 0.7
 
@@ -50,7 +51,7 @@ def config(**changes: object) -> TrainingConfig:
 
 
 def make_task(name: str) -> Task:
-    encoder = EncoderConfig(name="alexnet", width=8)
+    encoder = EncoderConfig.model_validate({"width": 8} | NETWORKS.get(name, {}))
     task = build_task(name, {}, encoder, SIZE, CLASSES, SEED)
     if task.initial_samples:
         first = batch_of(0)

@@ -89,7 +89,7 @@ def test_built_in_tasks_have_a_recipe() -> None:
     # Not every task there is: one new file is a new task, and may be named in a recipe of one's own.
     tasks = {"autoencoder", "colorization", "context_encoder", "rotation", "supervised", "random", "rescaled"}
     tasks |= {"gan", "cgan", "bigan", "pix2pix", "cyclegan"}
-    tasks |= {"split_brain", "super_resolution", "jigsaw", "context_prediction"}
+    tasks |= {"split_brain", "super_resolution", "jigsaw", "context_prediction", "masked_autoencoder", "simclr"}
     assert tasks <= {load_recipe(name).task for name in recipes()} <= set(all_tasks())
 
 

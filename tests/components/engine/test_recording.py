@@ -20,9 +20,10 @@ from tests.components.engine.conftest import BATCH, Pair, batch_of, training
 
 SIZE, CLASSES, SAMPLES, STEPS = 32, 5, 8, 2 * WARM_UP + 4
 TRAINABLE = [name for name, cls in all_tasks().items() if name not in ("random", "rescaled")]
-ADVERSARIAL = [
+OTHER_NETWORKS = [
     ("pix2pix", "unet", {"pair": "target", "patch": 16, "dropout": 0.5}),
     ("cyclegan", "resnet_generator", {"patch": 16, "pool": 4}),
+    ("masked_autoencoder", "vit", {}),
 ]
 
 
@@ -42,7 +43,7 @@ def samples_of(step: int, count: int = SAMPLES) -> Batch:
 
 
 def task_of(name: str, network: str = "alexnet", options: dict[str, Any] | None = None) -> Task:
-    depth = {"unet": 5, "resnet_generator": 5}.get(network)
+    depth = {"unet": 5, "resnet_generator": 5, "vit": 2}.get(network)
     task = build_task(name, options or {}, EncoderConfig(name=network, width=8, depth=depth), SIZE, CLASSES, 0)
     if task.initial_samples:
         task.initialize({k: v.float() / 255 if v.dtype == torch.uint8 else v for k, v in samples_of(0, 64).items()})
@@ -101,7 +102,9 @@ def step_without_numbers(task: Task, batch: Batch, monkeypatch: pytest.MonkeyPat
     return engine.train_step(on_meta, positions_B[: len(batch["image"])], SAMPLES)
 
 
-@pytest.mark.parametrize(("name", "network", "options"), [*((name, "alexnet", {}) for name in TRAINABLE), *ADVERSARIAL])
+@pytest.mark.parametrize(
+    ("name", "network", "options"), [*((name, "alexnet", {}) for name in TRAINABLE), *OTHER_NETWORKS]
+)
 def test_no_task_reads_a_number_or_makes_a_shape_of_one(
     name: str, network: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,8 +128,8 @@ def test_replayed_steps_train_the_weights_of_eager_ones(name: str, precision: st
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("same_kernels")
-@pytest.mark.parametrize(("name", "network", "options"), ADVERSARIAL)
-def test_published_networks_of_image_translation_too(name: str, network: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "network", "options"), OTHER_NETWORKS)
+def test_published_networks_too(name: str, network: str, options: dict[str, Any]) -> None:
     check_equal(lambda: task_of(name, network, options), precision="bf16", ema=0.9, clip=1.0)
 
 

@@ -41,7 +41,11 @@ TRAINED: list[tuple[str, dict[str, Any]]] = [
     ("context_prediction", {"colour": "keep"}),
     ("jigsaw", {}),
     ("jigsaw", {"grid": 2, "equalize": False, "grey": 0}),
+    ("masked_autoencoder", {}),
+    ("masked_autoencoder", {"norm_pixels": False, "mask_ratio": 0.5, "patch": 4, "decoder_depth": 1}),
     ("rotation", {}),
+    ("simclr", {}),
+    ("simclr", {"temperature": 0.2, "jitter": 1.0, "smallest_crop": 0.5, "projection": 16}),
     ("split_brain", {}),
     ("split_brain", {"target": "regression"}),
     ("split_brain", {"split": "diagonal"}),
@@ -105,7 +109,10 @@ def terms_of(task: Task, player: str, inputs: Tensors, outputs: Tensors) -> Tens
 
 
 def all_losses(task: Task, inputs: Tensors) -> Tensors:
-    outputs = task(inputs)
+    return losses_of(task, inputs, task(inputs))
+
+
+def losses_of(task: Task, inputs: Tensors, outputs: Tensors) -> Tensors:
     return {k: v for player in task.players for k, v in terms_of(task, player, inputs, outputs).items()}
 
 
@@ -200,7 +207,11 @@ def test_losses_do_not_depend_on_how_the_batch_is_cut(name: str, options: dict[s
         mean = torch.stack([part[entry] * share for part, share in zip(parts, shares, strict=True)]).sum()
         for part in parts:
             part[entry] = mean
-    sliced = [all_losses(task, part) for part in parts]
+    outputs = [task(part) for part in parts]
+    for entry in task.joint:
+        rows = torch.cat([each[entry] for each in outputs])
+        outputs = [{**each, entry: rows} for each in outputs]
+    sliced = [losses_of(task, part, seen) for part, seen in zip(parts, outputs, strict=True)]
     for term, loss in whole.items():
         together = sum(losses[term].item() * share for losses, share in zip(sliced, shares, strict=True))
         assert together == pytest.approx(loss.item(), rel=1e-5), term
@@ -213,6 +224,9 @@ def test_losses_do_not_depend_on_how_the_batch_is_cut(name: str, options: dict[s
         ("context_encoder", {"mask": "random"}, "hidden"),
         ("jigsaw", {}, "tiles"),
         ("context_prediction", {}, "patches"),
+        ("masked_autoencoder", {}, "visible"),
+        ("simclr", {}, "first"),
+        ("simclr", {}, "second"),
     ],
 )
 def test_random_inputs_belong_to_samples(name: str, options: dict[str, Any], entry: str) -> None:
@@ -270,7 +284,13 @@ def test_low_precision_gives_nearly_the_same_losses_in_full_precision(name: str,
 @every
 @pytest.mark.parametrize(
     ("size", "encoder"),
-    [(32, {}), (96, {"stem": "large"}), (224, {"stem": "large"}), (40, {"name": "resnet18", "norm": "none"})],
+    [
+        (32, {}),
+        (96, {"stem": "large"}),
+        (224, {"stem": "large"}),
+        (40, {"name": "resnet18", "norm": "none"}),
+        (32, {"name": "vit", "depth": 2}),
+    ],
     ids=str,
 )
 def test_all_sizes_and_encoders(name: str, options: dict[str, Any], size: int, encoder: dict[str, Any]) -> None:
