@@ -6,9 +6,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.genoise-ready
 # Stated once, in pyproject.toml.
 TORCH := $(shell sed -n 's/^ *"\(torch[<>=][^"]*\)",.*/\1/p' pyproject.toml)
-BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_% benchmarks/gpu.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help setup demo test check bench
+.PHONY: help setup demo test check bench gpu
 
 help:
 	@echo 'make setup   .venv with everything in it (the other targets call it)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make test    the tests'
 	@echo 'make check   lint, format, strict types'
 	@echo 'make bench   the benchmarks, side by side with what they are compared to'
+	@echo 'make gpu     what a GPU has to show, in five minutes; with PYTHON=... of a Python that has torch, in that one'
 
 setup: $(STAMP)
 
@@ -42,3 +43,10 @@ check: setup
 
 bench: setup
 	@set -e; for name in $(BENCHMARKS); do echo "== benchmarks.$$name"; $(BIN)/python -m benchmarks.$$name --json; done
+
+# Where PYTHON has torch, nothing is installed.
+HAS_TORCH = $(shell $(PYTHON) -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("torch"))' && echo yes)
+
+gpu:
+	@$(if $(HAS_TORCH),,$(MAKE) --no-print-directory setup)
+	@$(if $(HAS_TORCH),$(PYTHON),$(BIN)/python) -m benchmarks.gpu

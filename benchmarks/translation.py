@@ -347,6 +347,8 @@ def compare(setting: Setting, options: argparse.Namespace) -> dict[str, float]:
     """One task: rounds of both contestants; prints a line and returns the figures."""
     name, cuda = setting.task, options.device.type == "cuda"
     tuned = options.against == "tuned"
+    if options.compile:  # or the second batch is compiled for any size, and the next ones not at all
+        torch.compiler.reset()
     step, _, usual_step, _ = contestants(setting, options.precision, options.compile, options.device, tuned)
     for _ in range(WARM_UP[options.device.type]):
         step()
