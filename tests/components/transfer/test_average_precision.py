@@ -34,7 +34,7 @@ def case(seed: int, crowds: bool = True, difficult: bool = True) -> tuple[Detect
     images = int(rng.integers(1, 7))
     objects, found = [], []
     for image in range(images):
-        k, d = rng.integers(0, 7), rng.integers(0, 12)
+        k, d = int(rng.integers(0, 7)), int(rng.integers(0, 12))
         crowd_K = rng.random(k) < 0.2 * crowds
         difficult_K = (rng.random(k) < 0.3 * difficult) & ~crowd_K
         labels_K = rng.integers(0, CLASSES - (seed % 2), k)
@@ -76,7 +76,8 @@ def by_others(found: Detections, truth: Truth, most: int) -> Floats:
     judge.params.areaRng, judge.params.areaRngLbl = [[0, 1e10]], ["all"]
     judge.evaluate()
     judge.accumulate()
-    return np.asarray(judge.eval["precision"])[:, :, :, 0, 0].mean(1)
+    mean_TK: Floats = np.asarray(judge.eval["precision"])[:, :, :, 0, 0].mean(1)
+    return mean_TK
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -162,8 +163,8 @@ def repeated(found: Detections, truth: Truth, times: list[int]) -> tuple[Detecti
     parts = [found[found.image_D == image] for image in which]
     image_D = np.repeat(np.arange(len(which)), [len(each.image_D) for each in parts])
     boxes_D4 = np.concatenate([each.boxes_D4 for each in parts])
-    more = Detections(image_D, *(np.concatenate([getattr(each, key) for each in parts]) for key in
-                                 ("label_D", "score_D")), boxes_D4)  # fmt: skip
+    label_D, score_D = (np.concatenate([getattr(each, key) for each in parts]) for key in ("label_D", "score_D"))
+    more = Detections(image_D, label_D, score_D, boxes_D4)
     return more, Truth.of([truth.objects[truth.image_G == image] for image in which])
 
 
