@@ -7,6 +7,7 @@ views, Z values of a projection.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +20,12 @@ PSNR_MOST = 100.0  # decibels of pictures that are equal, whose ratio has no bou
 
 def _full(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _in_full(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, products of matrices keep their precision, too."""
+    known = torch.amp.is_autocast_available(device.type)  # not of the device `meta`
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def weighted_mean(values: Tensor, weight: Tensor, denominator: Tensor) -> Tensor:
@@ -55,7 +62,8 @@ def nt_xent(first_BZ: Tensor, second_BZ: Tensor, temperature: float) -> Tensor:
     of Chen et al. 2020, equation 1.
     """
     views_NZ = F.normalize(torch.cat([_full(first_BZ), _full(second_BZ)]), dim=1)
-    logits_NN = views_NZ @ views_NZ.T / temperature
+    with _in_full(views_NZ.device):
+        logits_NN = views_NZ @ views_NZ.T / temperature
     itself_NN = torch.eye(len(views_NZ), dtype=torch.bool, device=views_NZ.device)
     partner_N = torch.arange(len(views_NZ), device=views_NZ.device).roll(len(first_BZ))
     return F.cross_entropy(logits_NN.masked_fill(itself_NN, -torch.inf), partner_N)

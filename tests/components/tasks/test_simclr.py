@@ -53,6 +53,13 @@ def test_the_loss_is_that_of_equation_1(temperature: float, count: int) -> None:
     assert found.item() == pytest.approx(total / (2 * count), rel=1e-5, abs=1e-6)
 
 
+def test_the_loss_keeps_its_precision_in_a_training_with_less() -> None:
+    first_BZ, second_BZ = torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0)).unbind()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = losses.nt_xent(first_BZ, second_BZ, 0.05)
+    assert low.item() == pytest.approx(losses.nt_xent(first_BZ, second_BZ, 0.05).item(), rel=1e-6)
+
+
 def test_a_task_that_knows_the_pairs_has_a_small_loss_and_finds_them() -> None:
     task = make(temperature=0.1)
     rows_BZ = torch.eye(8)
