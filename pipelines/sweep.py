@@ -13,7 +13,7 @@ from components.config import Recipe
 from components.data.labels import check_labels_seen
 from components.errors import Diverged, UserError
 from components.transfer.protocol import all_protocols, get_protocol
-from components.transfer.statistics import Measured, gap_between
+from components.transfer.statistics import gap_between
 from infra.cluster import connect, nodes
 from infra.tracking import open_tracker
 from pipelines.data.prepared import Prepared
@@ -40,10 +40,10 @@ from pipelines.sweeps.trials import Steps, Trials, Yardsticks, no_gap, own_point
 from pipelines.sweeps.values import Judged, Searched
 from pipelines.sweeps.verdict import Comparison, compare, mean_comparison, scores_on_test
 from pipelines.sweeps.winner import keep_winner, register_winner, winner_recipe
-from pipelines.sweeps.worth import worth_of
+from pipelines.sweeps.worth import Validation, worth_of
 from pipelines.table import beside
 from pipelines.tables.untrained import is_learned, warnings_of
-from pipelines.transfer import Scored, check_data, check_prepared, validation_step
+from pipelines.transfer import Scored, check_data, check_prepared, measured_of, validation_step
 from pipelines.workers.shape import Need
 
 VERSION = 2  # scores by the second version of the probe, which are not to be mixed with those of the first
@@ -253,8 +253,8 @@ def _yardsticks(wanted: Sweep, ends: Sequence[Scored]) -> Yardsticks | None:
         return None
     scores = [end.best_val for end in ends]
     found = Yardsticks({r.name: (scores[2 * k], scores[2 * k + 1]) for k, r in enumerate(wanted.recipes)})
-    for end, (name, (random, supervised)) in zip(ends[::2], found.ends.items(), strict=True):
-        gap = gap_between(Measured({0: random}, end.n), Measured({0: supervised}, end.n))
+    for random, supervised, name in zip(ends[::2], ends[1::2], found.ends, strict=True):
+        gap = gap_between(measured_of({0: random}), measured_of({0: supervised}))
         if not gap.is_positive:  # said before any trial
             raise no_gap(name, gap)
     return found
@@ -337,7 +337,7 @@ def _report(wanted: Sweep, search: StepResult[Searched], verdict: Judged | None,
     comparisons = verdict.all_comparisons if verdict else []
     sentences = [*verdict.sentences] if verdict else []
     ends = {recipe.name: found.ends(k) for k, recipe in enumerate(wanted.recipes) if wanted.universal}
-    worths = worth_of(winner, records, wanted.objectives[0].name, ends, found.validation)
+    worths = worth_of(winner, records, ends, Validation(wanted, found.validation, workflow.finished))
     warnings = warnings_of(worths)
     outcome = Outcome(wanted, records, winner, [*found.front], found.steps, comparisons, sentences, warnings)
     files = keep_winner(wanted, winner, [*sentences, *warnings], search.run_id, session.folder("sweeps"))

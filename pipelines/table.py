@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from components.config import Recipe, Role, TrainingConfig, keys_with
 from components.errors import Diverged, UserError
 from components.tasks.base import parts_of
@@ -23,7 +21,7 @@ from pipelines.steps.workflow import Workflow
 from pipelines.tables.figure import UNTRAINED, YARDSTICKS, Row, figure, shown_score
 from pipelines.tables.untrained import LEARNED, WARNING, is_learned, warnings_of
 from pipelines.tables.untrained import beside as beside_untrained
-from pipelines.transfer import Scored, transfer_step
+from pipelines.transfer import Scored, measured_of, transfer_step
 
 ENDS = ("random", "supervised")  # between which gaps are measured
 
@@ -213,14 +211,7 @@ class Group:
     @property
     def measured(self) -> Measured:
         """The scores on that split, in [0, 1]; there must be some."""
-        values = self.values.values()
-        resampled = [value.resampled for value in values]
-        known = all(resampled) and len({len(each) for each in resampled}) == 1
-        return Measured(
-            {seed: value.value for seed, value in self.values.items()},
-            min(value.n for value in values),
-            np.mean(resampled, 0) if known else np.empty(0),
-        )
+        return measured_of(self.values)
 
 
 def _table(cells: Sequence[Cell], results: Sequence[StepResult[Scored] | Diverged]) -> Table:
@@ -285,7 +276,7 @@ def _closed(group: Group, ends: Sequence[Group | None]) -> tuple[float | None, f
     share = gap_share(group.measured, random.measured, supervised.measured)
     if share is None:
         return None, None
-    return share.value, None if group in ends else share.half
+    return share.value, None if group in ends else share.known
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
@@ -341,7 +332,9 @@ def tags_of_models(
             continue
         unit, place = f"{value.metric} on {value.split}", (cell.place, cell.recipe.training.seed)
         worths = [
-            beside_untrained(other.recipe.task, value.value, found.value, value.n, unit, cell.recipe.name)
+            beside_untrained(
+                other.recipe.task, measured_of({0: value}), measured_of({0: found}), unit, cell.recipe.name
+            )
             for other, found in scored
             if other.recipe.task in UNTRAINED and (other.place, other.recipe.training.seed) == place
         ]

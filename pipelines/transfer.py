@@ -1,9 +1,10 @@
 """encoder -> scores: a benchmark's fixed protocol, run by one worker."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from pydantic import Field
 
 from components.config import BenchmarkConfig, DataConfig, Recipe
@@ -17,6 +18,7 @@ from components.transfer.protocol import (
     check_benchmark,
     get_benchmark,
 )
+from components.transfer.statistics import Measured
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines.data.opening import read_index_file
@@ -52,6 +54,18 @@ class Scored(Score, StepValue):
     def best_val(self) -> float:
         """The validation score of the layer that was chosen by it."""
         return self.layers[self.layer]
+
+
+def measured_of(scores: Mapping[int, Scored]) -> Measured:
+    """Scores by seed, at least one, as statistics take them; samples of the images only where all have as many."""
+    resampled = [score.resampled for score in scores.values()]
+    known = all(resampled) and len({len(each) for each in resampled}) == 1
+    return Measured(
+        {seed: score.value for seed, score in scores.items()},
+        min(score.n for score in scores.values()),
+        np.mean(resampled, 0) if known else np.empty(0),
+        next(score.metric for score in scores.values()),
+    )
 
 
 def transfer(

@@ -15,6 +15,7 @@ from components.data.scramble import make_key, mix_keys
 Z95 = 1.959964  # half of a normal distribution's 95 % interval, in standard deviations
 RESAMPLES = 1000
 DIGITS = 6  # of a resampled score, as it is stored
+SHARES = ("top1",)  # metrics that are shares of the test images: their variance is known without samples of them
 
 BySeed = Mapping[int, float]
 Floats = NDArray[np.float64]
@@ -30,11 +31,12 @@ def gap_closed(score: float, random: float, supervised: float) -> float | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """The scores of one encoder's trainings by seed, all on the same ``n`` images."""
+    """The scores of one encoder's trainings by seed, all on the same ``n`` images (0: nobody knows how many)."""
 
     scores: BySeed
     n: int
     resampled: Floats = field(default_factory=lambda: np.empty(0))  # (R,), the mean over seeds; empty: unknown
+    metric: str = SHARES[0]
 
     @property
     def mean(self) -> float:
@@ -44,24 +46,39 @@ class Measured:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and half the width of its 95 % interval."""
+    """A figure, and half the width of its 95 % interval; infinite where that is unknown."""
 
     value: float
     half: float
 
     @property
     def is_positive(self) -> bool:
-        """Whether the whole interval lies above zero."""
+        """Whether the whole interval lies above zero; of one that is unknown, nobody can say so."""
         return self.value > self.half
+
+    @property
+    def known(self) -> float | None:
+        """Half the width, where it is known."""
+        return self.half if math.isfinite(self.half) else None
 
     def __str__(self) -> str:
         """In points of a score, and what is wrong with it as a gap to close."""
+        if self.known is None:
+            return f"{100 * self.value:+.1f} points, of which the interval is unknown"
         lacking = "the gap is within its interval" if abs(self.value) <= self.half else "there is no gap"
         return f"{100 * self.value:+.1f} ± {100 * self.half:.1f} points{'' if self.is_positive else f': {lacking}'}"
 
 
+def score_interval(score: Measured) -> tuple[float | None, float | None]:
+    """Half of a score's two 95 % intervals: over its seeds (Student; None with one), and over draws of the test images
+    (None where they are unknown). They are independent: their errors add up as squares."""
+    seeds = mean_interval(list(score.scores.values()))[1]
+    images = Z95 * math.sqrt(image_variance(((1.0, score),)))
+    return seeds, images if math.isfinite(images) else None
+
+
 def gap_between(random: Measured, supervised: Measured) -> Estimate:
-    """Supervised minus random.
+    """Supervised minus random, or any other score minus that of an encoder that it is compared with.
 
     Two independent errors add up as squares: that of the seeds (Student, paired by seed; unknown with one) and that of
     the test images (see `image_variance`).
@@ -92,14 +109,16 @@ def image_variance(parts: Sequence[tuple[float, Measured]]) -> float:
     """The variance of a sum of ``parts``, each a factor and what it multiplies, over draws of the test images.
 
     By the bootstrap, in which the parts are drawn together, where all were scored on the same images and know their
-    resampled scores. Else by `sampling_variance`, as if they were independent shares, which for the same images is too
-    wide.
+    resampled scores. Else shares are taken by `sampling_variance`, as if they were independent, which for the same
+    images is too wide; of other metrics it is unknown, and infinite.
     """
     resampled = [each.resampled for _, each in parts]
     if all(len(each) for each in resampled) and len({(len(each.resampled), each.n) for _, each in parts}) == 1:
         factors = np.array([factor for factor, _ in parts])
         return float(np.var(factors @ np.stack(resampled), ddof=1))
     n = min(each.n for _, each in parts)
+    if not n or any(each.metric not in SHARES for _, each in parts):
+        return math.inf
     return math.fsum(factor**2 * sampling_variance(each.mean, n) for factor, each in parts)
 
 

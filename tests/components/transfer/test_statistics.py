@@ -6,6 +6,7 @@ from scipy import stats
 
 from components.transfer.statistics import (
     RESAMPLES,
+    Floats,
     Measured,
     gap_between,
     gap_closed,
@@ -14,6 +15,7 @@ from components.transfer.statistics import (
     mean_interval,
     resample,
     resample_share,
+    score_interval,
     t_quantile,
 )
 
@@ -79,6 +81,44 @@ def test_the_interval_of_a_share_holds_the_truth_as_often_as_it_says() -> None:
         assert share is not None
         held += abs(share.value - (0.62 - 0.57) / (0.73 - 0.57)) < share.half
     assert held / 400 > 0.94
+
+
+@pytest.mark.parametrize(("seeds", "spread", "most"), [(1, 0.0, 0.98), (3, 0.01, 1.0)])
+def test_so_does_that_of_scores_that_were_drawn_together(seeds: int, spread: float, most: float) -> None:
+    """Images that are hard for one encoder are hard for all. With one seed they are all the error; several add theirs,
+    of which a part is in the images' too, so that the interval is too wide rather than too narrow."""
+    rng, n, repeats, truth = np.random.default_rng(1), 400, 400, (0.6, 0.5, 0.75)
+    drawn: list[Floats] = []
+
+    def draw(weight_N: Floats) -> float:
+        drawn.append(weight_N / n)
+        return 0.0
+
+    resample(draw, n)
+    weight_RN, held, alone = np.stack(drawn), 0, 0
+    for _ in range(repeats):
+        hard_N, measured = rng.normal(0, 1, n), []
+        for share in truth:
+            limit_S = stats.norm.ppf(share + rng.normal(0, spread, seeds)) * 2**0.5
+            right_SN = hard_N + rng.normal(0, 1, (seeds, n)) < limit_S[:, None]
+            scores = {seed: float(right_N.mean()) for seed, right_N in enumerate(right_SN)}
+            measured.append(Measured(scores, n, weight_RN @ right_SN.mean(0)))
+        closed, truly = gap_share(*measured), (truth[0] - truth[1]) / (truth[2] - truth[1])
+        assert closed is not None
+        held += abs(closed.value - truly) < closed.half
+        over_seeds, images = score_interval(measured[0])
+        assert images is not None and (over_seeds is None) == (seeds == 1)
+        alone += abs(measured[0].mean - truth[0]) < np.hypot(over_seeds or 0, images)
+    assert 0.93 < held / repeats <= most and 0.93 < alone / repeats <= most
+
+
+def test_an_interval_that_nobody_knows_is_no_interval_of_zero() -> None:
+    first, second = (Measured({0: score}, 100, metric="mAP") for score in (0.2, 0.9))
+    assert score_interval(first) == (None, None) and score_interval(one(0.2, 0)) == (None, None)
+    gap = gap_between(first, second)
+    assert (gap.known, gap.is_positive) == (None, False)
+    assert str(gap) == "+70.0 points, of which the interval is unknown"
+    assert gap_between(one(0.2, 100), one(0.9, 100)).known is not None
 
 
 def test_resampled_shares_spread_as_a_binomial_does() -> None:

@@ -4,19 +4,21 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from components.transfer.statistics import gap_share
 from pipelines.recipes import load_recipe
 from pipelines.steps.results import StepResult
-from pipelines.sweeps.config import make_sweep
+from pipelines.sweeps.config import Sweep, make_sweep
 from pipelines.sweeps.objectives import UNIVERSAL
 from pipelines.sweeps.records import PUBLISHED, RESCALED, Proposal, Record
 from pipelines.sweeps.report import write_report
 from pipelines.sweeps.winner import keep_winner, register_winner
-from pipelines.sweeps.worth import worth_of
+from pipelines.sweeps.worth import Validation, worth_of
 from pipelines.table import _cells, tags_of_models
-from pipelines.tables.untrained import LEARNED, WARNING, Worth, is_learned, warnings_of
-from pipelines.transfer import Scored
+from pipelines.tables.untrained import LEARNED, WARNING, Worth, beside, is_learned, warnings_of
+from pipelines.transfer import Scored, measured_of
 from tests.pipelines.sweeps.test_report import TINY, outcome
 
 
@@ -29,9 +31,21 @@ def records(winner: float, rescaled: float | None, objective: str = "linear") ->
     ]
 
 
-def worth(winner: float, rescaled: float | None, samples: int | None, objective: str = "linear") -> list[Worth]:
+def sweep(*names: str, objectives: list[str] | None = None) -> Sweep:
+    asked: dict[str, Any] = {"searcher": "random", "scheduler": "none", "trials": 2, "budget": None, "seed": 0}
+    recipes = [load_recipe(name, TINY) for name in names or ("context_encoder",)]
+    return make_sweep(recipes, len(names) > 1, None, objectives=objectives or [], **asked)
+
+
+def worth(
+    winner: float,
+    rescaled: float | None,
+    samples: int | None,
+    objective: str = "linear",
+    finished: Any = None,
+) -> list[Worth]:
     found = records(winner, rescaled, objective)
-    return worth_of(found[2], found, objective, {}, samples)
+    return worth_of(found[2], found, {}, Validation(sweep(objectives=[objective]), samples, finished))
 
 
 @pytest.mark.parametrize(
@@ -42,8 +56,8 @@ def worth(winner: float, rescaled: float | None, samples: int | None, objective:
         (0.385, 0.38, 10_000, "no better"),  # 0.5 points, with an interval of 1.3
         (0.38, 0.38, 10_000, "no better"),
         (0.45, 0.38, 100, "no better"),  # so few images: 7 points are luck
-        (0.31, 0.38, None, "worse"),  # a sweep of before did not say how many
-        (0.45, 0.38, None, "better"),
+        (0.31, 0.38, None, "unknown"),  # a sweep of before did not say how many
+        (0.45, 0.38, None, "unknown"),
     ],
 )
 def test_worse_or_better_only_outside_of_the_interval(
@@ -61,10 +75,39 @@ def test_half_of_the_interval() -> None:
 
 def test_what_is_said() -> None:
     assert warnings_of(worth(0.31, 0.38, 10_000)) == [
-        "the winner is worse than the untrained network (rescaled): 31.0 and 38.0 % top-1 on validation, -7.0 ± 1.3; "
+        "the winner is worse than the untrained network (rescaled): 31.0 and 38.0 % top1 on validation, -7.0 ± 1.3; "
         "train longer, on more images, or with other weights"
     ]
     assert "+0.5 ± 1.3, within the interval" in warnings_of(worth(0.385, 0.38, 10_000))[0]
+    (unknown,) = worth(0.45, 0.38, None)
+    assert unknown.warning.startswith("whether the winner is better than the untrained network (rescaled) is unknown: ")
+    assert (is_learned([unknown]), is_learned([unknown, *worth(0.9, 0.1, 999)])) == ("unknown", "unknown")
+    assert is_learned([unknown, *worth(0.1, 0.9, 999)]) == "no"
+
+
+def scored(value: float, metric: str, *resampled: float) -> Scored:
+    found = {"benchmark": "x", "metric": metric, "value": value, "n": 100, "split": "test"}
+    return Scored.from_json(found | {"layer": "a", "layers": {"a": value}, "protocol": {}, "resampled": resampled})
+
+
+def test_the_samples_of_the_images_say_how_far_a_difference_is_chance() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 0.05, 1000)  # which images were drawn, more than the scores differ by
+    found = {k: scored(0.4 + 0.02 * k, "mAP", *(0.4 + 0.02 * k + shared + rng.normal(0, 0.002, 1000))) for k in (0, 1)}
+    steps = iter([found[1], found[0]])
+    finished = SimpleNamespace(find=lambda step: SimpleNamespace(value=next(steps)))
+    (paired,) = worth(0.42, 0.4, 100, finished=finished)
+    assert paired.half == pytest.approx(1.959964 * 0.002 * 2**0.5, rel=0.1) and paired.outcome == "better"
+    (alone,) = worth(0.42, 0.4, 100)
+    assert alone.half and alone.half > 0.1 and alone.outcome == "no better", "as shares of 100 images"
+
+
+def test_of_a_metric_that_is_no_share_nothing_is_known_without_samples() -> None:
+    first, second = (measured_of({0: scored(value, "mAP")}) for value in (0.9, 0.1))
+    assert beside("random", first, second).outcome == beside("random", second, first).outcome == "unknown"
+    assert gap_share(first, second, measured_of({0: scored(0.95, "mAP")})) is None
+    high, low = (measured_of({0: scored(value, "top1")}) for value in (0.9, 0.1))
+    assert beside("random", high, low).outcome == "better"
 
 
 def test_what_is_no_score_of_a_transfer_is_not_compared() -> None:
@@ -78,11 +121,15 @@ def test_what_is_no_score_of_a_transfer_is_not_compared() -> None:
 
 
 def test_a_universal_winner_is_seen_beside_both_untrained_networks() -> None:
-    ends = {"a": (0.2, 0.6), "b": (0.4, 0.5)}
-    scores = {"a": 0.18, "b": 0.41}
+    first, second = "context_encoder", "split_brain"
+    ends = {first: (0.2, 0.6), second: (0.4, 0.5)}
+    scores = {first: 0.18, second: 0.41}
     winner = Record(Proposal(2, "trial 0", {}), "finished", {UNIVERSAL: 0.025}, scores)
-    rescaled = Record(Proposal(1, RESCALED, {}), "finished", {UNIVERSAL: 0.55}, {"a": 0.44, "b": 0.45})
-    random, other = worth_of(winner, [rescaled, winner], UNIVERSAL, ends, 10_000)
+    rescaled = Record(Proposal(1, RESCALED, {}), "finished", {UNIVERSAL: 0.55}, {first: 0.44, second: 0.45})
+    random, other = worth_of(winner, [rescaled, winner], ends, Validation(sweep(first, second), 10_000))
+    pair = [(0.18, 0.2, 0.4), (0.41, 0.4, 0.1)]  # found, other, gap
+    shares = [((10_000 * s + 1) / 10_002, gap) for *both, gap in pair for s in both]
+    assert random.half == pytest.approx(1.96 / 2 * sum(s * (1 - s) / 10_002 / g**2 for s, g in shares) ** 0.5, rel=1e-4)
     assert (random.against, random.untrained, random.outcome) == ("random", 0.0, "no better")
     assert (other.against, other.untrained, other.outcome) == (RESCALED, 0.55, "worse")
 
@@ -99,8 +146,6 @@ def test_the_page_and_the_recipe_say_it(tmp_path: Path) -> None:
 
 
 def test_the_registered_model_says_it() -> None:
-    asked: dict[str, Any] = {"searcher": "random", "scheduler": "none", "trials": 2, "budget": None, "seed": 0}
-    sweep = make_sweep([load_recipe("context_encoder", TINY)], False, None, objectives=[], **asked)
     told: dict[str, Any] = {}
 
     def register(*arguments: Any, **named: Any) -> tuple[int, bool]:
@@ -113,7 +158,7 @@ def test_the_registered_model_says_it() -> None:
         finished=SimpleNamespace(find=lambda step: trained),
     )
     found = records(0.31, 0.38)[2]
-    assert register_winner(sweep, found, ["it is worse"], "no", workflow) == "models:/genoise-sweep-context_encoder/1"
+    assert register_winner(sweep(), found, ["it is worse"], "no", workflow) == "models:/genoise-sweep-context_encoder/1"
     assert told["description"].splitlines() == ['trial 0: {"weights.l2": 0.5}', "", "it is worse"]
     assert told["tags"] == {LEARNED: "no"} and told["metric"] == "linear/val"
 
