@@ -32,9 +32,17 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         parts = self.qkv(x_BTD).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = parts.unbind(0)  # each (B, heads, T, D / heads)
-        seen = F.scaled_dot_product_attention(query, key, value)
+        seen = _attend(query, key, value)
         out_BTD: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
         return out_BTD
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, equation 1) of (B, heads, T, values of a head)."""
+    if not (query.is_cpu and query.dtype == torch.bfloat16):
+        return F.scaled_dot_product_attention(query, key, value)
+    with torch.autocast("cpu", enabled=False):  # a CPU's fused kernel is three to five times as slow backwards in bf16
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float())
 
 
 class Mlp(nn.Module):

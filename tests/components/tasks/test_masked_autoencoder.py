@@ -68,6 +68,15 @@ def test_nothing_that_is_hidden_is_seen(encoder: dict[str, Any]) -> None:
     assert not torch.allclose(task(inputs)["prediction"], task(third)["prediction"])
 
 
+@encoders
+def test_where_patches_are_counts_and_not_in_which_order_they_are_named(encoder: dict[str, Any]) -> None:
+    task = make(encoder)
+    inputs = make_inputs(task, images(3))
+    prediction_BMP = task(inputs)["prediction"]
+    again = task(inputs | {"visible": inputs["visible"].flip(1), "hidden": inputs["hidden"].roll(5, 1)})
+    torch.testing.assert_close(again["prediction"], prediction_BMP.roll(5, 1), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("norm_pixels", [True, False])
 def test_the_loss_is_that_of_a_loop(norm_pixels: bool) -> None:
     task, image_B3HW = make(VIT, norm_pixels=norm_pixels), images(3)
