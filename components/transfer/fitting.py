@@ -9,7 +9,7 @@ Legend of shape suffixes: B samples of a batch.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from components.errors import Diverged
 from components.transfer.protocol import BenchmarkRun
 
 KEEP_EVERY = 50  # steps between what is kept of a fit
+MOMENTUM = 0.9
+STAIR = 0.2  # by which the learning rate falls at a milestone
 
 
 class FitConfig(Config):
@@ -29,8 +31,12 @@ class FitConfig(Config):
 
     epochs: float = Field(30, gt=0, description="passes over the training split")
     batch: int = Field(16, ge=1, description="samples per optimizer step")
-    lr: float = Field(2e-3, gt=0, description="largest learning rate of the head; cosine to zero")
-    weight_decay: float = Field(1e-4, ge=0, description="decoupled from the gradient (AdamW)")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="sgd: with Nesterov's momentum of 0.9")
+    lr: float = Field(2e-3, gt=0, description="largest learning rate of the head")
+    milestones: tuple[float, ...] = Field(
+        (), description="shares of the steps after which the learning rate falls to a fifth; none: cosine to zero"
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled from the gradient in adamw, added to it in sgd")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     clip: float = Field(10.0, gt=0, description="largest norm of the gradient")
     seed: int = Field(0, ge=0, description="of the order of samples, augmentation and the head's weights")
@@ -63,12 +69,13 @@ def fit(
     """
     steps, batch = config.steps(samples), min(config.batch, samples)
     modules = nn.ModuleList([module for group in groups for module in group.modules])
-    optimizer = torch.optim.AdamW(
+    optimizer = _optimizer(
         [
             {"params": list(_parameters(group)), "lr": config.lr * group.lr, "top": config.lr * group.lr,
              "weight_decay": config.weight_decay * group.weight_decay}
             for group in groups
-        ]
+        ],
+        config,
     )  # fmt: skip
     begin, sums = 0, dict[str, float]()
     if (kept := run.load(name)) is not None:
@@ -78,7 +85,7 @@ def fit(
     last = max(1, steps // 10)
     for step in range(begin, steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["top"] * _schedule(step, steps, config.warmup)
+            group["lr"] = group["top"] * _schedule(step, steps, config)
         terms = loss(batch_of(step, batch, samples, config.seed), step)
         total = torch.stack(list(terms.values())).sum()
         if not math.isfinite(value := float(total.detach())):
@@ -112,9 +119,17 @@ def _parameters(group: Group) -> list[nn.Parameter]:
     return [each for module in group.modules for each in module.parameters() if each.requires_grad]
 
 
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """The learning rate as a share of the largest one: linear warm-up, then a cosine to zero."""
-    rising = warmup * steps
+def _optimizer(groups: list[dict[str, Any]], config: FitConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=MOMENTUM, nesterov=True)
+    return torch.optim.AdamW(groups)
+
+
+def _schedule(step: int, steps: int, config: FitConfig) -> float:
+    """The learning rate as a share of the largest one: a linear warm-up, then stairs, or a cosine to zero."""
+    rising = config.warmup * steps
     if step < rising:
         return (step + 1) / (rising + 1)
+    if config.milestones:
+        return STAIR ** sum(step >= round(share * steps) for share in config.milestones)
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, steps - rising)))

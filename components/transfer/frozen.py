@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from components.config import FrozenConfig
+from components.config import BenchmarkConfig, FrozenConfig
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Features, extract, subset
@@ -72,7 +72,7 @@ def score_layers(
         unseen["test"] = share_unseen(train.labels, judged.labels, "test")
     right_N = (layers[name].predict(judged.layers[name]) == judged.labels).numpy()
     facts = {each: {"features": train.layers[each].shape[1], **layers[each].facts()} for each in layers}
-    protocol = frozen_protocol(config, encoder, datasets, train.labels, {**about, "layers": facts}, unseen)
+    protocol = protocol_of(config, encoder, datasets, train.labels, {**about, "layers": facts}, unseen)
     return Score(
         benchmark=config.name,
         value=float(right_N.mean()) if "test" in datasets else layers[name].val,
@@ -86,15 +86,15 @@ def score_layers(
     )
 
 
-def frozen_protocol(
-    config: FrozenConfig,
+def protocol_of(
+    config: BenchmarkConfig,
     encoder: Encoder,
     datasets: Datasets,
     train_N: Tensor,
     about: Mapping[str, Any],
     unseen: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What is stored beside a score, as JSON values: ``about``, and what is the same for all that score frozen layers.
+    """What is stored beside a score, as JSON values: ``about``, and what is the same for all classifiers of images.
 
     ``train_N``: the labels that were fitted to; ``unseen``: what `share_unseen` says of the other splits.
     """

@@ -19,7 +19,7 @@ from components.data.scramble import Int64, make_key, permute
 from components.errors import UserError, first_of
 from components.networks.encoder import Encoder
 from components.transfer.features import Dataset, Features, extract, probed_layers, subset
-from components.transfer.frozen import best_layer, classes_of, frozen_protocol, share_unseen
+from components.transfer.frozen import best_layer, classes_of, protocol_of, share_unseen
 from components.transfer.logistic import Problem
 from components.transfer.probe import Classifier, Standard
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
@@ -216,7 +216,7 @@ def run_low_shot(config: LowShotConfig, encoder: Encoder, datasets: Datasets, ru
         n=len(share_M),
         layer=chosen,
         layers={name: layer.val for name, layer in layers.items()},
-        protocol=frozen_protocol(config, encoder, datasets, labelled.labels, about, unseen),
+        protocol=protocol_of(config, encoder, datasets, labelled.labels, about, unseen),
         others={DEVIATION: float(by_draw.std())},
         resampled=resample(lambda weight_M: float(weight_M @ share_M) / len(share_M), len(share_M)),
     )

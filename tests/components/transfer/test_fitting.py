@@ -81,6 +81,29 @@ def test_a_fit_that_was_killed_ends_as_one_that_was_not(monkeypatch: pytest.Monk
     assert torch.equal(whole.weight, again.weight) and sums == sums_again
 
 
+def test_published_schedules_are_stairs_under_sgd(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FitConfig(
+        epochs=2, batch=8, optimizer="sgd", lr=0.02, milestones=(0.35, 0.7), weight_decay=0.01, warmup=0, clip=1e6
+    )
+    model, _ = trained(Kept(), config)
+    torch.manual_seed(0)
+    reference = nn.Linear(5, 1)
+    optimizer = torch.optim.SGD(reference.parameters(), 0.02, momentum=0.9, nesterov=True, weight_decay=0.01)
+    for step in range(10):
+        optimizer.param_groups[0]["lr"] = 0.02 if step < 4 else 0.004 if step < 7 else 0.0008
+        places = torch.from_numpy(batch_of(step, 8, 40, seed=0))
+        optimizer.zero_grad()
+        (reference(X[places]) - Y[places]).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(model.weight, reference.weight)
+    monkeypatch.setattr(fitting, "KEEP_EVERY", 3)
+    run = Kept(killed_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, config)
+    run.killed_at = None
+    assert torch.equal(trained(run, config)[0].weight, model.weight)
+
+
 def test_groups_have_rates_of_their_own_and_frozen_weights_stay() -> None:
     slow, fast = nn.Linear(5, 1), nn.Linear(5, 1)
     slow.bias.requires_grad_(False)
