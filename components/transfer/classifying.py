@@ -37,7 +37,7 @@ class TrainedConfig(BenchmarkConfig):
         0.125, ge=0, le=0.5, description="training images are moved by up to that share of their side, edges reflected"
     )
     seed: int = Field(0, ge=0, description="of the classifier's weights, the order of samples and augmentation")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of networks that are not trained")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the encoder")
 
 
 class Batches:
