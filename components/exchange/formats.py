@@ -84,14 +84,18 @@ def difference(encoder: Encoder, read: Reader) -> float:
     return most
 
 
-def missing_package(name: str, *packages: str) -> str | None:
-    """What to type for a format where one of its packages cannot be imported; None where all can."""
+def missing_package(name: str, *packages: str, extra: str | None = None) -> str | None:
+    """What to type for a format where one of its packages cannot be imported; None where all can.
+
+    ``extra``: of ours, that has them.
+    """
     for package in packages:
         try:
             importlib.import_module(package)
         except (ImportError, RuntimeError) as error:  # a torchvision that was not built for this torch
             reason = f"{package} is not there" if isinstance(error, ModuleNotFoundError) else f"{package}: {error}"
-            return f"--format {name} needs {' and '.join(packages)} ({reason}): pip install {' '.join(packages)}"
+            todo = f"'genoise[{extra}]'" if extra else " ".join(packages)
+            return f"--format {name} needs {' and '.join(packages)} ({reason}): pip install {todo}"
     return None
 
 
@@ -245,7 +249,7 @@ def _program(encoder: Encoder, folder: Path) -> Exported:
 
 
 def _onnx(encoder: Encoder, folder: Path) -> Exported:
-    needed = missing_package("onnx", "onnx", "onnxscript", "onnxruntime")
+    needed = missing_package("onnx", "onnx", "onnxscript", "onnxruntime", extra="export")
     if needed:
         raise UserError(needed)
     folder.mkdir(parents=True, exist_ok=True)

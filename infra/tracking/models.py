@@ -156,6 +156,23 @@ class Models:
             )
         return folder
 
+    @readable
+    def source_run(self, uri: str) -> str | None:
+        """The id of the run that left the encoder ``uri``; None for a place, and where MLflow does not know."""
+        client = self.store.client
+        match read_address(uri):
+            case OfRun(run_id, _):
+                return run_id
+            case OfVersion(name, version):
+                found = client.get_model_version(name, version).run_id
+            case OfAlias(name, alias):
+                found = client.get_model_version_by_alias(name, alias).run_id
+            case OfModel(model_id):
+                found = client.get_logged_model(model_id).source_run_id
+            case _:
+                return None
+        return str(found) if found else None
+
     def _location(self, address: OfRun | OfVersion | OfAlias | OfModel, uri: str) -> str:
         """Where MLflow keeps a model's files."""
         from mlflow.exceptions import MlflowException

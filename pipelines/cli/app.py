@@ -9,6 +9,7 @@ from pipelines.cli.options import with_shared_options
 from pipelines.cli.pictures import generate, measure
 from pipelines.cli.servers import local_s3, ui
 from pipelines.cli.sweeps import sweep
+from pipelines.cli.taking_home import embed, export
 
 HELP = """Pretrain image encoders by generative self-supervision, and score them by what they are for: transfer.
 
@@ -38,7 +39,22 @@ def build_app() -> typer.Typer:
     local = typer.Typer(rich_markup_mode=None, help="Servers on this machine, to try things with.")
     app.add_typer(data, name="data")
     app.add_typer(local, name="local")
-    for command in (demo, prepare, pretrain, transfer, table, sweep, measure, generate, tasks, recipes, benchmarks, ui):
+    for command in (
+        demo,
+        prepare,
+        pretrain,
+        transfer,
+        table,
+        sweep,
+        measure,
+        generate,
+        export,
+        embed,
+        tasks,
+        recipes,
+        benchmarks,
+        ui,
+    ):
         app.command()(with_shared_options(command))
     data.command("show")(with_shared_options(data_show))
     data.command("verify")(with_shared_options(data_verify))
