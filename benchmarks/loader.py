@@ -7,9 +7,9 @@ GPU: in memory). All contestants use the same number of cores and take turns in 
 
     in memory        simplejpeg alone, into one buffer per thread: no crop, no flip, no batch; the limit
     loader, whole    ours, from shards in a folder, in the shuffled order: no crop, no flip
-    loader, window   the same with a random window: what a GPU is given, which mirrors by itself
-    loader           the same, mirrored by the CPU
-    loader, s3       the same from a bucket (rclone, on this machine), the local copies warm
+    loader, window   the same with a random window; with a GPU it is cut there, and the CPU does the row before
+    loader           the same, mirrored, on the GPU where there is one
+    loader, s3       the same from a bucket (rclone, on this machine), the local copies warm; left out without rclone
     webdataset       WebDataset, shuffled, Pillow, crop and flip, batched by torch's DataLoader in worker processes
     folder           torch's DataLoader over a folder of the same files: Pillow, crop and flip, worker processes
 
@@ -18,6 +18,7 @@ measured without the others: they are what CIFAR is stored as, and stay decoded 
 """
 
 import argparse
+import importlib.util
 import io
 import json
 import os
@@ -27,7 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from components.data.order import Order, Plan
 from components.data.scenes import render
 from components.data.shards import Index, write_shard
 from components.data.sources.base import Sample
+from infra.local.s3 import find_rclone
 
 SHARDS = 8
 EPOCHS = 4
@@ -94,8 +96,16 @@ def in_memory(encoded: list[bytes], size: int, threads: int) -> float:
         return len(encoded) / (time.perf_counter() - began)
 
 
+def device() -> torch.device:
+    """Where batches go."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def flip(image_B3HW: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Mirror half of the pictures, where they are."""
+    if image_B3HW.is_cuda:
+        mirrored_B111 = torch.rand(len(image_B3HW), 1, 1, 1, device=image_B3HW.device) < 0.5
+        return torch.where(mirrored_B111, image_B3HW.flip(-1), image_B3HW)
     for row in torch.nonzero(torch.rand(len(image_B3HW), generator=generator) < 0.5).flatten().tolist():
         image_B3HW[row] = image_B3HW[row].flip(-1)
     return image_B3HW
@@ -105,7 +115,7 @@ def loaded(data: ShardedDataset, mirrored: bool, options: argparse.Namespace, se
     """Images per second of some epochs."""
     generator = torch.Generator().manual_seed(seed)
     plan = Plan(len(data), options.batch, EPOCHS)
-    loader = Loader(data, Order(data.shard_sizes, seed), plan, threads=options.threads)
+    loader = Loader(data, Order(data.shard_sizes, seed), plan, threads=options.threads, device=device())
     images = (each.batch["image"] for each in loader.iterate())
     return drained((flip(image, generator) for image in images) if mirrored else images, plan.total)
 
@@ -141,10 +151,12 @@ class Folder(torch.utils.data.Dataset[torch.Tensor]):
 def drained(batches: Any, count: int) -> float:
     """Images per second from the first batch on: starting worker processes is not counted."""
     iterator = iter(batches)
-    first = len(next(iterator))
+    first = next(iterator)
     began = time.perf_counter()
     rest = sum(len(batch) for batch in iterator)
-    assert first + rest == count
+    if isinstance(first, torch.Tensor) and first.is_cuda:
+        torch.cuda.synchronize()
+    assert len(first) + rest == count
     return rest / (time.perf_counter() - began)
 
 
@@ -214,19 +226,24 @@ def photos(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, flo
         return lambda seed: loaded(data, mirrored, options, seed)
 
     count = len(encoded)
-    with bucket(folder / "shards", index, folder) as fetch:
-        return compare(
-            {
-                "in memory": lambda _: in_memory(encoded, PHOTO, options.threads),
-                "loader, whole": ours(here, PHOTO, 0, mirrored=False),
-                "loader, window": ours(here, WINDOW, margin, mirrored=False),
-                "loader": ours(here, WINDOW, margin, mirrored=True),
-                "loader, s3": ours(fetch, WINDOW, margin, mirrored=True),
-                "webdataset": lambda _: webdataset(folder / "shards", count, options),
-                "folder": lambda _: folder_loader(folder / "files", count, options),
-            },
-            options.rounds,
-        )
+    contestants: dict[str, Speed] = {
+        "in memory": lambda _: in_memory(encoded, PHOTO, options.threads),
+        "loader, whole": ours(here, PHOTO, 0, mirrored=False),
+        "loader, window": ours(here, WINDOW, margin, mirrored=False),
+        "loader": ours(here, WINDOW, margin, mirrored=True),
+    }
+    with ExitStack() as servers:
+        if find_rclone() is None or importlib.util.find_spec("boto3") is None:
+            print("left out: loader, s3 (it needs rclone and boto3)")
+        else:
+            fetch = servers.enter_context(bucket(folder / "shards", index, folder))
+            contestants["loader, s3"] = ours(fetch, WINDOW, margin, mirrored=True)
+        if importlib.util.find_spec("webdataset") is None:
+            print("left out: webdataset (it is not installed)")
+        else:
+            contestants["webdataset"] = lambda _: webdataset(folder / "shards", count, options)
+        contestants["folder"] = lambda _: folder_loader(folder / "files", count, options)
+        return compare(contestants, options.rounds)
 
 
 def toys(folder: Path, options: argparse.Namespace) -> dict[str, dict[str, float]]:

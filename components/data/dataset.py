@@ -98,34 +98,41 @@ class ShardedDataset:
 
     def rows(self, count: int, side: int | None = None) -> Arrays:
         """Uninitialized memory for ``count`` samples; what is never written is never used."""
-        side = side or self.size
-        return {
-            field: np.empty((count,), np.int64)
-            if field == "label"
-            else pixels((count, side, side, *((3,) if field in PICTURES else ())))
-            for field in self.fields
-        }
+        return {field: self.room(field, count, side or self.size) for field in self.fields}
 
-    def get(self, ids: Int64, corners_B2: Int64 | None = None, out: Arrays | None = None) -> dict[str, Tensor]:
+    def room(self, field: str, count: int, side: int, pinned: bool = False) -> NDArray[Any]:
+        """Such memory for one field; ``pinned``: a GPU may read it by itself."""
+        if field == "label":
+            return _memory(8 * count, pinned).view(np.int64)
+        return pixels((count, side, side, *((3,) if field in PICTURES else ())), pinned)
+
+    def get(self, ids: Int64, corners_B2: Int64 | None = None) -> dict[str, Tensor]:
         """The samples ``ids`` (int64 (B,)) as CPU tensors, in that order.
 
         image, target, edges: uint8 (B, 3, S, S), in channels-last memory; label: int64 (B,); mask: int64 (B, S, S).
         ``corners_B2``: top and left of each sample's window, 0 .. margin; by default the window is in the centre.
-        ``out``: the memory to use, as `rows` gives it. Raises UserError for a shard that cannot be read, and when too
-        many samples are broken.
+        Raises UserError for a shard that cannot be read, and when too many samples are broken.
         """
-        out = self.rows(len(ids)) if out is None else out
-        corners = np.full((len(ids), 2), self.margin // 2) if corners_B2 is None else corners_B2
+        out = self.rows(len(ids))
+        self.read(ids, out, np.full((len(ids), 2), self.margin // 2) if corners_B2 is None else corners_B2)
+        return {field: as_tensor(field, torch.from_numpy(values)) for field, values in out.items()}
+
+    def read(self, ids: Int64, out: Arrays, corners_B2: Int64 | None = None) -> None:
+        """Decode the samples ``ids`` into ``out``, memory as `rows` gives it. Raises as `get` does.
+
+        ``corners_B2``: as of `get`. None: pictures stay whole, and ``out`` is for their side, ``size + margin``.
+        """
+        corners_B2 = corners_B2 if self.margin else None
         there = ids < len(self._present)
         there[there] = self._present[ids[there]]
-        self._copy(ids, corners, np.flatnonzero(there), out)
+        self._copy(ids, corners_B2, np.flatnonzero(there), out)
         missing = np.flatnonzero(~there)
         if not len(missing):
-            return {field: _to_tensor(field, values) for field, values in out.items()}
+            return
         # Shard after shard, in file order: each shard is looked up once, and a disk reads forwards.
         missing = missing[np.argsort(ids[missing], kind="stable")]
         numbers, samples = self._locate(ids[missing])
-        scratch = self.rows(1, self.size + self.margin) if self.margin else out
+        scratch = out if corners_B2 is None else self.rows(1, self.size + self.margin)
         shard: Shard | None = None
         before = -1
         columns = numbers.tolist(), samples.tolist(), missing.tolist(), ids[missing].tolist()
@@ -135,13 +142,12 @@ class ShardedDataset:
             if sample_id < len(self._present):
                 self._read(number, shard, sample, self._cache, sample_id)
                 self._present[sample_id] = True  # last: another thread may read the row from now on
-                self._copy(ids, corners, np.array([place]), out)
-            elif self.margin:
-                self._read(number, shard, sample, scratch, 0)
-                _cut(scratch, 0, corners[place], out, place)
-            else:
+                self._copy(ids, corners_B2, np.array([place]), out)
+            elif corners_B2 is None:
                 self._read(number, shard, sample, out, place)
-        return {field: _to_tensor(field, values) for field, values in out.items()}
+            else:
+                self._read(number, shard, sample, scratch, 0)
+                _cut(scratch, 0, corners_B2[place], out, place)
 
     def prefetch(self, ids: Int64) -> None:
         """Fetch and open the shards of those of ``ids`` that are not in memory. Raises UserError as `get` does."""
@@ -255,20 +261,27 @@ class ShardedDataset:
                     self._shards.popitem(last=False)
             return shard
 
-    def _copy(self, ids: Int64, corners_B2: Int64, places: NDArray[np.intp], out: Arrays) -> None:
-        """Copy rows of the cache, the samples at ``places`` of a batch, into ``out``."""
-        if not self.margin and len(places) == len(ids):
+    def _copy(self, ids: Int64, corners_B2: Int64 | None, places: NDArray[np.intp], out: Arrays) -> None:
+        """Copy rows of the cache, the samples at ``places`` of a batch, into ``out``; windows of them at corners."""
+        if corners_B2 is None and len(places) == len(ids):
             for field, values in out.items():
-                np.take(self._cache[field], ids, 0, values)
+                np.take(self._cache[field], ids, 0, values, "clip")  # the default mode copies twice
+        elif corners_B2 is None:
+            for field, values in out.items():
+                values[places] = self._cache[field][ids[places]]
         else:
             for place in places.tolist():
                 _cut(self._cache, int(ids[place]), corners_B2[place], out, place)
 
 
-def pixels(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def _memory(size: int, pinned: bool) -> NDArray[np.uint8]:
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy() if pinned else np.empty(size, np.uint8)
+
+
+def pixels(shape: tuple[int, ...], pinned: bool = False) -> NDArray[np.uint8]:
     """Uninitialized memory to decode into. It begins 16 bytes after a multiple of 32: what libjpeg-turbo writes to
     multiples of 32 goes past the caches, and both decoding and cutting a window out of it take longer."""
-    memory = np.empty(math.prod(shape) + 32, np.uint8)
+    memory = _memory(math.prod(shape) + 32, pinned)
     first = (16 - memory.ctypes.data) % 32
     return memory[first : first + math.prod(shape)].reshape(shape)
 
@@ -284,11 +297,9 @@ def _cut(rows: Arrays, row: int, corner_2: Int64, out: Arrays, place: int) -> No
         values[place] = whole
 
 
-def _to_tensor(field: str, values: NDArray[Any]) -> Tensor:
-    tensor = torch.from_numpy(values)
-    if field in PICTURES:
-        return tensor.permute(0, 3, 1, 2)
-    return tensor.long()
+def as_tensor(field: str, values: Tensor) -> Tensor:
+    """What `get` gives for a field of a batch, from its values as they were decoded; on any device."""
+    return values.permute(0, 3, 1, 2) if field in PICTURES else values.long()
 
 
 def _decode_label(data: memoryview, classes: int) -> int:

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.data.dataset import Arrays, ShardedDataset
+from components.data.moving import Batch, Decoded, Mover, Ready, joined
 from components.data.order import Order, Plan, slice_span
 from components.data.scramble import Int64
 from components.draws import Draws
 
-Batch = dict[str, Tensor]
 Slice = tuple[Int64, Int64]  # positions and ids of a rank's part of a batch
 Slices = dict[str, Slice]  # of the stream "image" and of the others, by name
 
@@ -46,9 +46,12 @@ class Loaded:
 class Stream:
     """A data set in an order, as one rank reads it."""
 
-    def __init__(self, dataset: ShardedDataset, order: Order, name: str, rank: int, world: int, pinned: bool) -> None:
+    def __init__(
+        self, dataset: ShardedDataset, order: Order, name: str, rank: int, world: int, pinned: bool, whole: bool
+    ) -> None:
+        """``pinned``: into memory that a GPU reads; ``whole``: windows are cut later."""
         self.dataset, self.order, self._name = dataset, order, name
-        self._rank, self._world, self._pinned = rank, world, pinned
+        self._rank, self._world, self._pinned, self._whole = rank, world, pinned, whole
         self._free: dict[str, deque[NDArray[Any]]] = {field: deque() for field in dataset.fields}
 
     def fetch(self, start: int, stop: int) -> Slice:
@@ -58,24 +61,27 @@ class Stream:
         self.dataset.prefetch(ids[mine])
         return positions[mine], ids[mine]
 
-    def read(self, found: Slice) -> Batch:
+    def read(self, found: Slice) -> Decoded:
         """Decode a slice. Which window of a picture is taken belongs to the sample's position."""
         positions, ids = found
-        corners_B2 = None
-        if margin := self.dataset.margin:
+        out, margin, corners_B2 = self._rows(len(ids)), self.dataset.margin, None
+        if margin:
             draws = Draws(self.order.seed, torch.from_numpy(positions), f"crop {self._name}")
-            corners_B2 = draws.integers(margin + 1, 2).numpy()
-        return self.dataset.get(ids, corners_B2, self._rows(len(ids)))
+            corners_B2 = draws.integers(margin + 1, 2)
+        now, later = (None, corners_B2) if self._whole else (corners_B2, None)
+        self.dataset.read(ids, out, None if now is None else now.numpy())
+        if later is not None and self._pinned:
+            later = later.pin_memory()
+        return Decoded({field: torch.from_numpy(values) for field, values in out.items()}, later, self.dataset.size)
 
     def _rows(self, count: int) -> Arrays:
         """Memory for a batch, used again when no tensor holds it any more: fresh pages cost a tenth of the decoding."""
+        side = self.dataset.size + self.dataset.margin * self._whole
         lent = {}
         for field, free in self._free.items():
             values = free.pop() if free else None
             if values is None or len(values) < count:
-                values = self.dataset.rows(count)[field]
-                if self._pinned:
-                    values = torch.from_numpy(values).pin_memory().numpy()
+                values = self.dataset.room(field, count, side, self._pinned)
             lent[field] = values[:count]
             weakref.finalize(lent[field], free.append, values).atexit = False
         return lent
@@ -95,16 +101,19 @@ class Loader:
         prefetch: int = 4,
         others: Mapping[str, tuple[ShardedDataset, Order]] | None = None,
         device: torch.device | str = "cpu",
+        cut_there: bool | None = None,
     ) -> None:
         """``threads`` decode at a time, one batch each; at most ``prefetch`` batches are in memory ahead. ``others``:
         further data sets and their orders, read at the same positions; the image of each joins the batch under its
-        name. Batches are copied to ``device`` beside what the consumer does there."""
+        name. Batches are copied to ``device`` beside what the consumer does there; ``cut_there``: and windows are cut
+        there, too (None: unless it is the CPU). That changes no batch."""
         self.plan, self.threads, self.prefetch = plan, threads, max(prefetch, threads)
         self.waited = 0.0
         self._device = torch.device(device)
-        self._cuda = self._device.type == "cuda"
+        self._mover = Mover(self._device) if self._device.type == "cuda" else None
+        pinned, whole = self._mover is not None, self._device.type != "cpu" if cut_there is None else cut_there
         sources = {"image": (dataset, order), **(others or {})}
-        self._streams = {name: Stream(*source, name, rank, world, self._cuda) for name, source in sources.items()}
+        self._streams = {n: Stream(*source, n, rank, world, pinned, whole) for n, source in sources.items()}
         self._ahead = self.prefetch + max(order.ahead for _, order in sources.values()) // plan.batch
 
     def iterate(self, step: int = 0) -> Generator[Loaded, None, None]:
@@ -117,7 +126,7 @@ class Loader:
         steps = range(step, self.plan.steps)
         to_fetch, to_decode = iter(steps), iter(steps)
         fetched: deque[Future[Slices]] = deque()
-        decoded: deque[Future[Loaded]] = deque()
+        decoded: deque[Future[tuple[Loaded, Ready | None]]] = deque()
 
         def go_on(fetch: int, decode: int) -> None:
             fetched.extend(fetchers.submit(self._fetch, step) for step in islice(to_fetch, fetch))
@@ -127,34 +136,24 @@ class Loader:
             go_on(self._ahead, self.prefetch)
             while decoded:
                 began = time.perf_counter()
-                loaded = decoded.popleft().result()
+                loaded, there = decoded.popleft().result()
                 self.waited += time.perf_counter() - began
                 go_on(1, 1)
-                if self._cuda:
-                    for values in loaded.batch.values():  # their memory was taken in another stream of the device
-                        values.record_stream(torch.cuda.current_stream(self._device))
+                if self._mover and there:
+                    self._mover.hand_over(loaded.batch, there)
                 yield loaded
         finally:
             fetchers.shutdown(wait=True, cancel_futures=True)
             decoders.shutdown(wait=True, cancel_futures=True)
+            if self._mover:
+                self._mover.finish()
 
     def _fetch(self, step: int) -> Slices:
         return {name: stream.fetch(*self.plan.span(step)) for name, stream in self._streams.items()}
 
-    def _load(self, step: int, fetched: Future[Slices]) -> Loaded:
+    def _load(self, step: int, fetched: Future[Slices]) -> tuple[Loaded, Ready | None]:
         found = fetched.result()
-        batch = self._streams["image"].read(found["image"])
-        for name in found.keys() - {"image"}:
-            batch[name] = self._streams[name].read(found[name])["image"]
+        decoded = {name: self._streams[name].read(found[name]) for name in found}
+        batch, there = self._mover.move(decoded) if self._mover else (joined(decoded, self._device), None)
         positions, ids = found["image"]
-        return Loaded(step, *self.plan.span(step), torch.from_numpy(positions), ids, self._to_device(batch))
-
-    def _to_device(self, batch: Batch) -> Batch:
-        """Copy in a stream of its own, while the device computes; the host's memory is free afterwards."""
-        if not self._cuda:
-            return {name: values.to(self._device) for name, values in batch.items()}
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch gives it no types
-        with torch.cuda.stream(stream):
-            moved = {name: values.to(self._device, non_blocking=True) for name, values in batch.items()}
-        stream.synchronize()
-        return moved
+        return Loaded(step, *self.plan.span(step), torch.from_numpy(positions), ids, batch), there

@@ -2,6 +2,7 @@
 
 import io
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,14 +251,37 @@ def test_memory_is_used_again_but_never_under_a_batch(scenes: tuple[Path, Index]
             assert torch.equal(values, copies[field])
 
 
-@pytest.mark.gpu
-def test_batches_arrive_on_the_device(scenes: tuple[Path, Index]) -> None:
-    data = dataset(scenes)
-    order, plan = Order(data.shard_sizes, seed=1), Plan(len(data), 32, 4)
-    on_host = Loader(data, order, plan).iterate()
-    for loaded, expected in zip(Loader(data, order, plan, device="cuda").iterate(), on_host, strict=True):
+@pytest.mark.parametrize("cached", [0, 100, 10_000])
+@pytest.mark.parametrize("margin", [0, 8])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_windows_that_the_device_cuts_are_those_of_the_host(
+    scenes: tuple[Path, Index], device: str, margin: int, cached: int
+) -> None:
+    """Every field and every stream, bit for bit, in the same layout; decoded, from the cache, and both in a batch."""
+    folder, index = scenes
+
+    def batches(device: str, there: bool) -> Iterator[Loaded]:
+        options: dict[str, Any] = {"margin": margin, "cache_bytes": cached * (2 * 32 * 32 * 3 + 32 * 32 + 8)}
+        data = ShardedDataset(index, "train", lambda name: folder / name, 24, FIELDS, **options)
+        other = ShardedDataset(index, "val", lambda name: folder / name, 24, **options)
+        orders = [Order(each.shard_sizes, seed) for seed, each in enumerate((data, other))]
+        others = {"other": (other, orders[1])}
+        loader = Loader(data, orders[0], Plan(230, 32, 2.5), device=device, others=others, cut_there=there)
+        return loader.iterate(1)
+
+    for found, expected in zip(batches(device, True), batches("cpu", False), strict=True):
+        assert found.batch.keys() == {*FIELDS, "other"} == expected.batch.keys()
         for field, values in expected.batch.items():
-            assert loaded.batch[field].is_cuda and torch.equal(loaded.batch[field].cpu(), values)
+            assert found.batch[field].device.type == device
+            assert found.batch[field].stride() == values.stride() and torch.equal(found.batch[field].cpu(), values)
+
+
+def test_a_gpu_cuts_windows_unless_told_not_to(scenes: tuple[Path, Index], monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dataset(scenes)
+    monkeypatch.setattr("components.data.loader.Mover", lambda _: None)
+    for device, told, there in (("cpu", None, False), ("cuda", None, True), ("cuda", False, False)):
+        loader = Loader(data, Order(data.shard_sizes, 0), Plan(230, 32, 1), device=device, cut_there=told)
+        assert loader._streams["image"]._whole is there
 
 
 def test_errors_in_threads_reach_the_consumer_and_threads_end(tmp_path: Path) -> None:
@@ -275,13 +299,13 @@ def test_leaving_early_ends_the_threads_and_prefetching_is_bounded(
 ) -> None:
     data = dataset(scenes, fields=("image",))
     asked: list[int] = []
-    original = data.get
+    original = data.read
 
-    def counting(ids: np.ndarray, *more: Any) -> dict[str, torch.Tensor]:
+    def counting(ids: np.ndarray, *more: Any) -> None:
         asked.append(len(ids))
-        return original(ids, *more)
+        original(ids, *more)
 
-    monkeypatch.setattr(data, "get", counting)
+    monkeypatch.setattr(data, "read", counting)
     batches = Loader(data, Order(data.shard_sizes, 0), Plan(len(data), 8, 2), threads=2, prefetch=3).iterate()
     for _ in range(5):
         next(batches)
