@@ -157,9 +157,11 @@ def transfer(
     from pipelines import transfer as pipeline
 
     if session.dry_run:
-        terminal.show_plan(pipeline.plan(encoder, places.benchmark, places.data, session, normalization), json_)
+        terminal.show_plan(
+            pipeline.plan(encoder, places.benchmark, places.data, session, normalization=normalization), json_
+        )
     else:
-        scored = pipeline.transfer(encoder, places.benchmark, places.data, session, normalization)
+        scored = pipeline.transfer(encoder, places.benchmark, places.data, session, normalization=normalization)
         if scored.value.split == "val":
             from components.transfer.protocol import UNTESTED
 
