@@ -167,10 +167,11 @@ def _check_needs(benchmark: BenchmarkConfig, data: DataConfig, fields: Sequence[
                 f"benchmark {benchmark.name!r} needs labels, and {data_name(data)} has none: score on labelled images, "
                 "such as --on ./labelled (images in folders by class, shards, or cifar10:PATH)"
             )
-        if need != "label" and need not in fields:
+        alternatives = need.split("|")
+        if need != "label" and not set(alternatives) & set(fields):
             raise UserError(
-                f"benchmark {benchmark.name!r} needs the field {need!r}, and {data_name(data)} has "
-                f"{', '.join(fields)}: score on {SOURCES[need]}, such as --on voc:PATH"
+                f"benchmark {benchmark.name!r} needs the field {' or '.join(map(repr, alternatives))}, and "
+                f"{data_name(data)} has {', '.join(fields)}: score on {SOURCES[alternatives[0]]}, such as --on voc:PATH"
             )
 
 

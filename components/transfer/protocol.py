@@ -77,7 +77,7 @@ class Benchmark:
     protocols: tuple[BenchmarkConfig, ...]
     run: Run
     check: Check  # raises UserError where an encoder and a configuration do not go together
-    needs: tuple[str, ...]  # fields of the data beside the image
+    needs: tuple[str, ...]  # fields of the data beside the image; boxes|mask: either of them
     metric: str  # of `Score.value`
     check_counts: CheckCounts | None = None  # raises UserError where a class has too few training samples
 
@@ -96,7 +96,8 @@ def register_benchmark(
 ) -> Callable[[Run], Run]:
     """Decorator of the function that scores: makes a kind of benchmark known, with its protocols, all of one class.
 
-    ``needs``: fields that the data must have beside the image: label, boxes, mask. ``metric``: that of the score.
+    ``needs``: fields that the data must have beside the image: label, boxes, mask, or either of two, boxes|mask.
+    ``metric``: that of the score.
     ``check_counts``: given a configuration and {class: training samples}, where those are known before anything runs.
     """
 

@@ -21,7 +21,7 @@ from pipelines.sweeps.objectives import get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
 from pipelines.sweeps.trials import collapse_floor, measurable, recipes_of
 from pipelines.table import _cells, data_notes
-from pipelines.transfer import check_prepared, transfer_step, validation_step
+from pipelines.transfer import _check_needs, check_prepared, transfer_step, validation_step
 from tests.pipelines.test_dry_runs import pictures
 
 LINEAR = ProbeConfig()
@@ -194,6 +194,14 @@ def test_a_task_is_built_once_for_all_rows(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("name", comparable())
 def test_every_built_in_recipe_passes(name: str) -> None:
     pretrain_step(load_recipe(name))
+
+
+def test_either_of_two_fields_will_do() -> None:
+    data = load_recipe("rotation", TINY).data
+    for fields in (("image", "boxes"), ("image", "mask", "boxes"), ("image", "mask")):
+        _check_needs(get_protocol("multilabel"), data, fields, 0)
+    with pytest.raises(UserError, match=r"'multilabel' needs the field 'boxes' or 'mask', and shapes has image, label:"):
+        _check_needs(get_protocol("multilabel"), data, ("image", "label"), 4)
 
 
 def test_a_class_with_too_few_labels_is_found_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
