@@ -9,6 +9,7 @@ Legend of shape suffixes: B samples, H height and W width of the canvas, h, w of
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -169,8 +170,13 @@ def placed_on(canvas: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]
 
 def canvas_for(dataset: Members, side: int, multiple: int = 32, looked_at: int = 100) -> tuple[int, int]:
     """(height, width) for images whose longer side becomes ``side``: the smallest canvas, of a ``multiple`` of pixels a
-    side, that the first images of the split fit on."""
-    sizes = [image_size(dataset.member(each, "image")) for each in range(min(looked_at, len(dataset)))]
+    side, that the first images of the split fit on. Raises UserError where none of them can be read."""
+    sizes = []
+    for each in range(min(looked_at, len(dataset))):
+        with suppress(BrokenImage):  # it is replaced, and counted, when it is read
+            sizes.append(image_size(dataset.member(each, "image")))
+    if not sizes:
+        raise UserError("none of the first images of the split can be read: run `genoise prepare` again")
     placed = [placed_on((side, side), size) for size in sizes]
     width, height = (max(each[axis] for each in placed) for axis in (0, 1))
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple

@@ -68,6 +68,12 @@ def test_the_canvas_is_as_small_as_the_images_allow() -> None:
     assert canvas_for(data(), 160) == (96, 160)
     assert canvas_for(data(), 100, multiple=16) == (64, 112)
     assert placed_on((64, 64), (1000, 1)) == (64, 1)
+    found = data()
+    found.fields["image"][0] = b"broken"
+    assert canvas_for(found, 160) == (96, 160)
+    found.fields["image"] = [b"broken"] * 4
+    with pytest.raises(UserError, match="none of the first images of the split can be read"):
+        canvas_for(found, 160)
 
 
 def test_a_broken_image_is_replaced_with_its_truth_and_too_many_are_refused() -> None:
