@@ -101,7 +101,7 @@ class Kept(Tracker):
         return type("Models", (), {"source_run": staticmethod(lambda uri: "trained" if ":" in uri else None)})()
 
     def read_text(self, run_id: str, file: str) -> str:
-        scores = {"one": ("linear", 0.5), "old": ("linear", 0.1), "direct": ("knn", 0.25), "other": ("linear", 0.9)}
+        scores = {"one": ("linear", 0.5), "old": ("linear", 0.1), "direct": ("knn", 0.25), "other": ("conv", 0.9)}
         if file == "recipe.yaml":
             return self.recipe
         name, value = scores[run_id]
