@@ -311,6 +311,9 @@ class FrozenConfig(BenchmarkConfig):
     features: int = Field(1024, ge=16, description="largest number of features a layer is pooled to")
     samples: int | None = Field(None, ge=10, description="training samples of the probe; None uses all")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the encoder; the probe itself is float32")
+    recalibrate: Annotated[Literal["none", "train"], Role.LATER] = Field(
+        "none", description="train: batch normalization's statistics are estimated again on up to 5000 training images"
+    )
 
 
 class ProbeConfig(FrozenConfig):

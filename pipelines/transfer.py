@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field
 
-from components.config import BenchmarkConfig, DataConfig, Recipe
+from components.config import BenchmarkConfig, DataConfig, Recipe, deciding
 from components.data.labels import check_labels_seen
 from components.errors import UserError
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
@@ -98,7 +98,7 @@ def transfer_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
         name="transfer",
         label=f"{benchmark.name}: {recipe.name}, seed {recipe.training.seed}",
         version=VERSION,
-        config={"benchmark": benchmark.model_dump(mode="json"), "size": recipe.data.size},
+        config={"benchmark": deciding(benchmark), "size": recipe.data.size},
         value=Scored,
         body=body,
         inputs=(trained, data),
@@ -112,7 +112,7 @@ def validation_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
         name="validate",
         label=f"{benchmark.name} on val: {recipe.name}, seed {recipe.training.seed}",
         version=VERSION,
-        config={"benchmark": benchmark.model_dump(mode="json"), "size": recipe.data.size},
+        config={"benchmark": deciding(benchmark), "size": recipe.data.size},
         value=Scored,
         body=lambda run, done: _score(
             run, done[data].value, done[trained].value.encoder, benchmark, recipe.data.size, unseen="test"
@@ -189,7 +189,7 @@ def _external_step(
         name="transfer",
         label=f"{benchmark.name}: {encoder}",
         version=VERSION,
-        config={"benchmark": benchmark.model_dump(mode="json"), "size": data.size, "encoder": digests},
+        config={"benchmark": deciding(benchmark), "size": data.size, "encoder": digests},
         value=Scored,
         body=lambda run, done: _score(run, done[prepared].value, str(folder), benchmark, data.size),
         inputs=(prepared,),

@@ -23,6 +23,7 @@ from components.transfer.classifying import Batches, TrainedConfig, score_traine
 from components.transfer.features import evaluating, reproducible
 from components.transfer.fitting import FitConfig, Group, fit
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
+from components.transfer.recalibration import How, recalibrated
 
 PROTOCOL = "conv/1"  # changes with anything that changes scores
 NO_CLIP = 1e9  # a norm over all classifiers would couple them
@@ -51,6 +52,9 @@ class ConvConfig(TrainedConfig):
     lr: float = Field(0.1, gt=0, description="largest learning rate of SGD with Nesterov's momentum of 0.9")
     milestones: tuple[float, ...] = Field(
         (), description="shares of the steps after which the learning rate falls to a fifth; none: cosine to zero"
+    )
+    recalibrate: How = Field(
+        "none", description="train: batch normalization's statistics are estimated again on up to 5000 training images"
     )
 
     def fitting(self) -> FitConfig:
@@ -138,7 +142,7 @@ _PUBLISHED = {"samples": None, "epochs": 100, "channels": 192}
 def run_conv(config: ConvConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun) -> Score:
     """Top-1 of the best block: a classifier for each, all on val, then the chosen one once on test."""
     names, batches = check_layers(config, encoder), Batches(datasets["train"], config, run.device)
-    encoder.to(run.device)
+    encoder = recalibrated(encoder, datasets["train"], config.recalibrate, run.device).to(run.device)
 
     def maps_of(rgb_BCHW: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         with torch.no_grad(), evaluating(encoder), reproducible(run.device, config.precision):

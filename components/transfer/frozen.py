@@ -14,6 +14,7 @@ from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Features, extract, subset
 from components.transfer.protocol import BenchmarkRun, Datasets, Score
+from components.transfer.recalibration import recalibrated
 from components.transfer.statistics import resample_share
 
 MOST_UNSEEN = 0.5
@@ -58,6 +59,7 @@ def score_layers(
     split most of whose samples are of classes that training lacks.
     """
     ids = subset(len(datasets["train"]), config.samples)
+    encoder = recalibrated(encoder, datasets["train"], config.recalibrate, run.device)
     train = extract(encoder, datasets["train"], ids, config, run.device)
     val = extract(encoder, datasets["val"], None, config, run.device)
     classes_of(train)

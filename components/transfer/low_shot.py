@@ -23,6 +23,7 @@ from components.transfer.frozen import best_layer, classes_of, protocol_of, shar
 from components.transfer.logistic import Problem
 from components.transfer.probe import Classifier, Standard
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
+from components.transfer.recalibration import recalibrated
 from components.transfer.statistics import resample
 
 PROTOCOL = "low_shot/1"  # changes with anything that changes scores
@@ -182,6 +183,7 @@ def run_low_shot(config: LowShotConfig, encoder: Encoder, datasets: Datasets, ru
     check_counts(config, {f"class {label}": n for label, n in _counts(labels_N).items()})
     draws = [pool[draw_labelled(labels_N, config, number)] for number in range(config.draws)]
     ids = np.unique(np.concatenate(draws))
+    encoder = recalibrated(encoder, datasets["train"], config.recalibrate, run.device)
     labelled = extract(encoder, datasets["train"], ids, config, run.device)
     seen = extract(encoder, datasets["train"], subset(len(datasets["train"]), SEEN), config, run.device)
     val = extract(encoder, datasets["val"], None, config, run.device)

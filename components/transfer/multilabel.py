@@ -27,6 +27,7 @@ from components.transfer.logistic import Problem
 from components.transfer.probe import Standard
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 from components.transfer.ranking import ABSENT, IGNORED, PRESENT, RULES, Rankings, Truth
+from components.transfer.recalibration import recalibrated
 from components.transfer.statistics import resample
 
 PROTOCOL = "multilabel/1"  # changes with anything that changes scores
@@ -187,6 +188,7 @@ def run_multilabel(config: MultilabelConfig, encoder: Encoder, datasets: Dataset
 
     train, val = tagged("train", config.samples), tagged("val")
     check_shown(train.truth_NK, names)
+    encoder = recalibrated(encoder, train, config.recalibrate, run.device)
     x, y = extract(encoder, train, None, config, run.device), extract(encoder, val, None, config, run.device)
     layers: dict[str, Regressions] = {}
     for done, name in enumerate(x.layers):

@@ -144,6 +144,7 @@ def _probe_layer(train: Features, val: Features, name: str, config: ProbeConfig,
 @register_benchmark(
     ProbeConfig(),
     ProbeConfig(name="linear_20k", samples=20_000),  # where a full probe costs more than the pretraining
+    ProbeConfig(name="linear_recalibrated", recalibrate="train"),
     summary="Logistic regression on the frozen features of every layer",
     source="Zhang et al. 2016, section 3.2",
     check=probed_layers,
