@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_WIDTH = 160  # of tables that go into a file or a pipe
+MOST_SHOWN, FIRST_SHOWN = 50, 5  # items of a list: of a longer one the first few; --json has all
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where nothing can be redrawn
 
 
@@ -234,7 +235,10 @@ def _words(value: Any) -> str:
         between = "\n" if any(" " in item for item in items) else " "
         return between.join(f"{key} {item}" for key, item in zip(value, items, strict=True))
     if isinstance(value, list | tuple):
-        items = [_words(item) for item in value]
+        items = [_words(item) for item in value[:MOST_SHOWN]]
+        if len(value) > MOST_SHOWN:
+            items[FIRST_SHOWN:] = [f"and {len(value) - FIRST_SHOWN} more"]
+            return ", ".join(items)
         return ("\n" if any(" " in item for item in items) else ", ").join(items)
     if value is None:
         return "–"

@@ -228,11 +228,10 @@ def _metrics(value: Scored) -> dict[str, float]:
 
 def _story(value: Scored) -> str:
     """The score in one sentence."""
-    if value.split == "val":
-        scores = f"{value.best_val:.1%} on val"
-        return f"{value.benchmark}: {value.metric} {scores}, from {value.layer}; {UNTESTED}"
-    scores = f"{value.best_val:.1%} on val, {value.value:.1%} on test"
-    return f"{value.benchmark}: {value.metric} {scores}, from {value.layer}"
+    beside = "".join(f", {metric} {score:.1%}" for metric, score in value.others.items())
+    scores = f"{value.best_val:.1%} on val" + ("" if value.split == "val" else f", {value.value:.1%} on test")
+    story = f"{value.benchmark}: {value.metric} {scores}{beside}; chosen on val: {value.layer}"
+    return f"{story}; {UNTESTED}" if value.split == "val" else story
 
 
 def _published(

@@ -19,7 +19,7 @@ from components.networks.encoder import Encoder
 from components.registry import Registry
 from components.transfer.features import Dataset
 
-UNTESTED = "there is no test split: layer and penalty were chosen on val, so the score is optimistic"
+UNTESTED = "there is no test split: the score is of val, on which choices were made, so it is optimistic"
 
 
 class Score(Config):

@@ -135,7 +135,7 @@ def transfer(
 ) -> None:
     """Score an encoder on a benchmark.
 
-    Every layer is scored on the validation split, and the best one, once, on the test split.
+    Choices, such as the layer, are made on the validation split; what was chosen is scored, once, on the test split.
 
     Weights of others are read from a file: safetensors, or a state dict that torch.save wrote (.pt, .pth, .ckpt), with
     torchvision's or timm's names for ResNet-18, -34, -50 or AlexNet.

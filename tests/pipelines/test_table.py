@@ -129,6 +129,12 @@ def test_without_a_test_split_no_figure_says_test() -> None:
     assert "no test split" in _story(result(0.3, "val").value) and "on test" not in _story(result(0.3, "val").value)
 
 
+def test_the_story_has_every_figure_and_what_was_chosen() -> None:
+    value = result(0.3).value
+    scored = value.model_copy(update={"metric": "map11", "others": {"map": 0.25}, "layers": {"conv1": 0.4}})
+    assert _story(scored) == "linear: map11 40.0% on val, 30.0% on test, map 25.0%; chosen on val: conv1"
+
+
 def test_a_gap_within_its_interval_is_no_gap() -> None:
     table = make({"random": [0.309], "rescaled": [0.22], "supervised": [0.310], "autoencoder": [0.32]}, n=500)
     assert {row["gap closed"] for row in table.rows} == {None}

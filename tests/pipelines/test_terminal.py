@@ -78,5 +78,11 @@ def test_options_are_told_with_their_ranges() -> None:
     assert (facts["rebalance"]["type"], facts["rebalance"]["range"]) == ("float | null", "> 0, <= 1")
 
 
+def test_of_a_long_list_the_first_few_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.show_facts({"resampled": [k / 1000 for k in range(1000)], "few": list(range(50))})
+    out = " ".join(capsys.readouterr().out.split())
+    assert "0.004, and 995 more" in out and "0.005" not in out and "48, 49" in out
+
+
 def test_what_was_not_measured_is_a_dash_inside_a_list_too() -> None:
     assert terminal._words([{"step": 4, "score": None}]) == "step 4 score –"
