@@ -2,41 +2,16 @@
 
 import json
 import math
-from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.errors import UserError, nearest_keys, unknown
+from components.keys import KeysOf, Role, keys_of
 
 # Marks an option that names an encoder (``Field(json_schema_extra=ENCODER_URI)``): components see a local folder, the
 # pipelines fetch it from wherever it is.
 ENCODER_URI: dict[str, Any] = {"format": "encoder-uri"}
-
-
-@dataclass(frozen=True)
-class KeysOf:
-    """Marks a mapping that overrules keys of ``model``: they are keys of the configuration, too."""
-
-    model: type[BaseModel]
-
-
-class Role(Enum):
-    """What a key is for. Stands on the key, ``Annotated[int, Role.HOW]``; those of a role are asked for by `keys_with`.
-
-    A key without a role decides the result: with another value it is another step.
-    """
-
-    HOW = "how a result is reached, not what it is: a run that was cut off may be continued with another value"
-    NOTE = "of the recipe, and nothing to its training"
-    PLACE = "where data is; what it is, is known by its content"
-    LAID = "how samples are laid into shards; says nothing of shards that are there"
-    CUT = "how samples are cut into splits; says nothing of shards that are ours"
-    GROWS = "may differ from one generation of a data set to the next"
-    SHOWN = "shown of every run, at its default too"
-    BESIDE = "a yardstick takes it over from the recipe that it stands beside, so that both see as much in the same way"
-    LATER = "came later: what was made before is what its default makes, so that fingerprints leave that out"
 
 
 class Config(BaseModel):
@@ -58,42 +33,6 @@ class Config(BaseModel):
     def canonical(self) -> str:
         """The one JSON text of this configuration; equal configurations have equal texts."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-
-
-def keys_with(model: type[BaseModel], role: Role) -> set[str]:
-    """The keys of a configuration that have a role, without those of its sections."""
-    return {name for name, field in model.model_fields.items() if role in field.metadata}
-
-
-def shown_keys(model: type[BaseModel]) -> dict[str, Any]:
-    """What ``model_dump`` is to include of the keys `Role.SHOWN`, those of sections too."""
-    found: dict[str, Any] = dict.fromkeys(sorted(keys_with(model, Role.SHOWN)), True)
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= {name: inner} if (inner := shown_keys(field.annotation)) else {}
-    return found
-
-
-def deciding(config: BaseModel) -> dict[str, Any]:
-    """What decides a result, as JSON values: all but `Role.HOW`, and `Role.LATER` at its default; sections too."""
-    values = config.model_dump(mode="json", exclude=keys_with(type(config), Role.HOW))
-    for name in values:
-        if isinstance(section := getattr(config, name), BaseModel):
-            values[name] = deciding(section)
-    defaults = {name: field.default for name, field in type(config).model_fields.items()}
-    later = keys_with(type(config), Role.LATER)
-    return {name: value for name, value in values.items() if name not in later or value != defaults[name]}
-
-
-def keys_of(model: type[BaseModel], where: str = "") -> list[str]:
-    """Every key of a configuration, dotted, those of its sections with them; ``where`` is put before each."""
-    found = []
-    for name, field in model.model_fields.items():
-        inner: Any = next((each.model for each in field.metadata if isinstance(each, KeysOf)), field.annotation)
-        found.append(where + name)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found += keys_of(inner, f"{where}{name}.")
-    return found
 
 
 def _readable(model: type[BaseModel], error: ValidationError, where: str) -> UserError:
@@ -362,29 +301,56 @@ class Recipe(Config):
     benchmarks: Annotated[tuple[str, ...], Role.NOTE] = Field(
         ("linear",), description="names of the protocols that score the encoder"
     )
+    benchmark_data: Annotated[dict[str, DataConfig], Role.NOTE] = Field(
+        default_factory=dict,
+        description="benchmark: data that it scores on, with the keys of `data`; others: `score_on`",
+    )
 
     @property
     def scored(self) -> DataConfig:
-        """The data that the encoder is scored on."""
+        """The data that the encoder is scored on by benchmarks that have none of their own."""
         return self.score_on or self.data
+
+    def scored_on(self, benchmark: str) -> DataConfig:
+        """The data that a benchmark scores the encoder on."""
+        return self.place_of(benchmark) or self.data
+
+    def place_of(self, benchmark: str) -> DataConfig | None:
+        """The same where it is named for that; None where it is `data`, as a matter of course."""
+        return self.benchmark_data.get(benchmark, self.score_on)
+
+    @property
+    def places(self) -> tuple[DataConfig, ...]:
+        """All data other than `data` that may score the encoder, in the order in which they are named."""
+        return (*([self.score_on] if self.score_on else []), *self.benchmark_data.values())
 
     @model_validator(mode="before")
     @classmethod
     def _as_large(cls, values: Any) -> Any:
         """An encoder is scored at the size of its training, unless somebody says another: `_one_size` refuses that."""
-        if not isinstance(values, dict) or not isinstance(values.get("score_on"), dict):
+        if not isinstance(values, dict):
             return values
         data = values.get("data", {})
         size = data.get("size") if isinstance(data, dict) else getattr(data, "size", None)
-        return values if size is None else {**values, "score_on": {"size": size, **values["score_on"]}}
+
+        def sized(place: Any) -> Any:
+            return {"size": size, **place} if isinstance(place, dict) and size is not None else place
+
+        each = values.get("benchmark_data")
+        named = (
+            {"benchmark_data": {name: sized(place) for name, place in each.items()}} if isinstance(each, dict) else {}
+        )
+        return {**values, **({"score_on": sized(values["score_on"])} if "score_on" in values else {}), **named}
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
-        if self.scored.size != self.data.size:
-            raise ValueError(
-                f"score_on.size={self.scored.size}: an encoder is scored at the size of its training, "
-                f"data.size={self.data.size}: leave score_on.size out"
-            )
+        named = {f"benchmark_data.{name}": place for name, place in self.benchmark_data.items()}
+        for key, place in {"score_on": self.scored, **named}.items():
+            if place.size != self.data.size:
+                raise ValueError(
+                    f"{key}.size={place.size}: an encoder is scored at the size of its training, "
+                    f"data.size={self.data.size}: leave {key}.size out"
+                )
         return self
 
     @model_validator(mode="after")

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.config import Recipe, deciding
+from components.config import Recipe
 from components.data.arrays import UInt8
 from components.errors import UserError, unknown
+from components.keys import deciding
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.pictures.classes import ByClass
 from components.pictures.extractors import Extractor, encoder_extractor, script_extractor

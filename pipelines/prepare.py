@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from components.config import DataConfig, Role, keys_with
+from components.config import DataConfig
 from components.data.cache import kept_cache
 from components.data.labels import say_unseen
 from components.data.planning import count_shards, count_vanished, cut_shards, plan_parts, revision_of_cut
@@ -17,6 +17,7 @@ from components.data.shards import INDEX_NAME, Index, ShardResult, build_index, 
 from components.data.sources.base import Source
 from components.data.sources.listing import PassedOver
 from components.errors import UserError
+from components.keys import Role, keys_with
 from infra.cluster import connect, cpus
 from infra.storage import absolute, is_remote, open_storage
 from pipelines import terminal

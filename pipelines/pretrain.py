@@ -1,6 +1,7 @@
 """shards -> encoder: the step that trains a recipe. How it trains: `pipelines.training.training_run`."""
 
-from components.config import Recipe, Role, deciding, keys_with, shown_keys
+from components.config import Recipe
+from components.keys import Role, deciding, keys_with, shown_keys
 from components.tasks.base import get_task, parts_of
 from infra.tracking import flatten
 from pipelines.data.raw_data import facts_of

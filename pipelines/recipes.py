@@ -72,28 +72,65 @@ def comparable() -> tuple[str, ...]:
     return tuple(name for name, each in loaded.items() if (each.data, each.encoder) == (shared.data, shared.encoder))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = (), on: str | None = None) -> Recipe:
+def load_recipe(
+    name_or_path: str, overrides: Sequence[str] = (), on: str | None = None, benchmarks: Sequence[str] = ()
+) -> Recipe:
     """A built-in recipe by its name, or the recipe in a .yaml file, with ``key=value`` texts laid over it.
 
     Keys are dotted (``training.epochs``), values are YAML. ``on``: a place (see `data_at`) whose images score the
-    encoder, whatever the recipe's own ``score_on``. Raises UserError for an unknown recipe or key, and for a value out
-    of its range. What only the task can judge is left to `check_recipe`.
+    encoder, whatever places the recipe names. ``benchmarks``: names, or ``NAME=PLACE``, instead of the recipe's own.
+    Raises UserError for an unknown recipe or key, and for a value out of its range. What only the task can judge is
+    left to `check_recipe`.
     """
     path = _find(name_or_path, Path(), recipes())
-    placed = {"score_on": data_at(on)} if on is not None else {}
-    values = _overridden({"name": path.stem, **_read(path), **placed}, overrides)
+    read = _read(path)
+    placed: dict[str, Any] = {"score_on": data_at(on), "benchmark_data": {}} if on is not None else {}
+    if benchmarks:
+        named = {name: data_at(place) for name, place in places_of(benchmarks).items() if place}
+        own = (read | placed).get("benchmark_data") or {}
+        placed |= {
+            "benchmarks": [*places_of(benchmarks)],
+            "benchmark_data": {**own, **named} if isinstance(own, dict) else own,
+        }
+    values = _overridden({"name": path.stem, **read, **placed}, overrides)
     try:
         return _with_stem(Recipe.parse(values), values)
     except UserError as error:
         raise _in_its_file(error, path, _plain) from None
 
 
-def load_recipes(names_or_paths: Sequence[str], overrides: Sequence[str] = (), on: str | None = None) -> list[Recipe]:
+def places_of(benchmarks: Sequence[str]) -> dict[str, str]:
+    """{benchmark: place} of ``NAME`` and ``NAME=PLACE``, several of them with commas between; no place is "".
+
+    Raises UserError for a name that is none, is there twice, or is followed by nothing.
+    """
+    from components.transfer.protocol import get_protocol
+
+    found: dict[str, str] = {}
+    for text in (part.strip() for each in benchmarks for part in each.split(",")):
+        name, equals, place = text.partition("=")
+        if not name or bool(equals) != bool(place):
+            raise UserError(
+                f"benchmarks {','.join(benchmarks)}: {text!r} must be NAME or NAME=PLACE, such as "
+                "linear,detection=voc:./cells"
+            )
+        if get_protocol(name).name in found:
+            raise UserError(f"benchmark {name!r} is there twice: scores of one benchmark are of one data set")
+        found[name] = place
+    return found
+
+
+def load_recipes(
+    names_or_paths: Sequence[str],
+    overrides: Sequence[str] = (),
+    on: str | None = None,
+    benchmarks: Sequence[str] = (),
+) -> list[Recipe]:
     """Several recipes, each checked by its task; raises UserError, also where two have the same name."""
     loaded: dict[str, Recipe] = {}
     said: dict[str, str] = {}
     for name_or_path in names_or_paths:
-        recipe = load_recipe(name_or_path, overrides, on)
+        recipe = load_recipe(name_or_path, overrides, on, benchmarks)
         if recipe.name in loaded:
             raise UserError(
                 f"two recipes are called {recipe.name!r}: give one of them another `name`, or leave it out "
@@ -116,11 +153,13 @@ def check_recipe(recipe: Recipe) -> Recipe:
     Returns the recipe as it will run: a task without players trains nothing, whatever the recipe says.
     """
     from components.networks.encoder import build_encoder
-    from components.transfer.protocol import get_protocol
+    from components.transfer.protocol import check_benchmark, get_protocol
 
     parts = check_parts(recipe)
-    build_encoder(recipe.encoder)
+    encoder = build_encoder(recipe.encoder)
     for benchmark in recipe.benchmarks:
+        check_benchmark(get_protocol(benchmark), encoder)
+    for benchmark in recipe.benchmark_data:
         get_protocol(benchmark)
     if recipe.search:
         from pipelines.sweeps.space import space_of

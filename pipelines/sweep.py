@@ -138,7 +138,8 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
     bases = [pretrain_step(recipe) for recipe in wanted.recipes]
     first = wanted.recipes[0]
     prepared = prepare_step(first.data)
-    scored = prepare_step(first.score_on) if first.score_on else prepared
+    place = first.place_of(first.benchmarks[0])
+    scored = prepare_step(place) if place else prepared
     ends = [
         validation_step(beside(recipe, load_recipe(end)), get_protocol(recipe.benchmarks[0]))
         for recipe in wanted.recipes
@@ -163,7 +164,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
             done[scored].value,
             [done[end].value for end in ends],
         ),
-        inputs=(prepared, *([scored] if first.score_on else []), *ends),
+        inputs=(prepared, *([scored] if place else []), *ends),
         need=replace(max((base.need for base in bases), key=lambda need: need.cores), compiler=_compiles(wanted)),
         params=wanted.to_json() | {"recipes": [recipe.name for recipe in wanted.recipes]},
     )
@@ -172,7 +173,7 @@ def search_step(wanted: Sweep, cost: Cost | None = None) -> Step[Searched]:
 def _check_trials(wanted: Sweep) -> None:
     """Raise UserError for what a trial, or its score, would be refused for; before any of them runs."""
     for recipe in wanted.recipes:
-        check_data(get_protocol(recipe.benchmarks[0]), recipe.scored)
+        check_data(get_protocol(recipe.benchmarks[0]), recipe.scored_on(recipe.benchmarks[0]))
         facts = facts_of(recipe.data)
         check_recipe_on(recipe, facts)
         for point in ends_of(wanted.space):
@@ -210,7 +211,7 @@ def _search(
 ) -> Searched:
     """The body of the search. ``ends``: of a universal sweep, random and supervised of every recipe."""
     base = wanted.recipes[0]
-    check_prepared(get_protocol(base.benchmarks[0]), base.scored, scored)
+    check_prepared(get_protocol(base.benchmarks[0]), base.scored_on(base.benchmarks[0]), scored)
     check_labels_seen(scored.unseen, ("val",))
     if wanted.scheduler != "none" and not prepared.label_classes:
         raise _unprobed(wanted)

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 from pydantic import Field
 
-from components.config import BenchmarkConfig, DataConfig, Recipe, deciding
+from components.config import BenchmarkConfig, DataConfig, Recipe
 from components.data.labels import check_labels_seen
 from components.errors import UserError
+from components.keys import deciding
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import parts_of
 from components.transfer.protocol import (
@@ -126,11 +127,12 @@ def _inputs(
 ) -> tuple[Step[Pretrained], Step[Prepared]]:
     """The training, and the data to be scored on; the training does not begin before that is known to have what the
     benchmark needs, and labels such as occur in its training split."""
-    check_data(benchmark, recipe.scored)
-    data = prepare_step(recipe.scored)
+    scored = recipe.scored_on(benchmark.name)
+    check_data(benchmark, scored)
+    data = prepare_step(scored)
 
     def check(done: Results) -> None:
-        check_prepared(benchmark, recipe.scored, done[data].value)
+        check_prepared(benchmark, scored, done[data].value)
         if "label" in get_benchmark(benchmark).needs:
             check_labels_seen(done[data].value.unseen, splits)
 
@@ -245,8 +247,9 @@ def _published(
     """The score, put on the encoder's model; what was learned without labels is registered, the highest as `best`."""
     model_id = trained.value.model_id
     name, metric = f"genoise-{recipe.data.source}", benchmark.name
-    if recipe.score_on:  # scores on other images are another measure, and their best another model
-        name, metric = f"{name}-on-{recipe.score_on.source}", f"{metric} on {scored_on.index[:8]}"
+    place = recipe.place_of(benchmark.name)
+    if place:  # scores on other images are another measure, and their best another model
+        name, metric = f"{name}-on-{place.source}", f"{metric} on {scored_on.index[:8]}"
     scores = {f"{metric}/{key}": number for key, number in _metrics(value).items()}
     run.tracker.log_metrics(trained.run_id, scores, model_id=model_id)
     parts = parts_of(recipe.task, recipe.options)

@@ -30,13 +30,14 @@ COMPONENTS_MAY_USE = {"torch", "numpy", "pydantic", "yaml", "safetensors", "PIL"
 NEVER = {"pickle", "cPickle", "_pickle", "dill", "shelve", "marshal", "joblib"}
 
 # Inside components, top to bottom: what a part may import of the others. The small files stand below everything.
-SMALL = {"errors", "registry", "config", "draws", "parallel", "color", "losses"}
+SMALL = {"errors", "registry", "keys", "config", "draws", "parallel", "color", "losses"}
 PARTS = {
     "errors": set(),
     "registry": {"errors"},
     "draws": set(),
     "parallel": set(),
-    "config": {"errors"},
+    "keys": set(),
+    "config": {"errors", "keys"},
     "losses": {"errors", "config"},
     "color": {"errors", "config"},
     "networks": SMALL,

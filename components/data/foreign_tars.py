@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.config import Config, DataConfig, Role, keys_with
+from components.config import Config, DataConfig
 from components.data.images import changes_of
 from components.data.reader import Shard
 from components.data.scramble import Int64, make_key, mix_keys
@@ -34,6 +34,7 @@ from components.data.splits import (
     words_of,
 )
 from components.errors import UserError, first_of
+from components.keys import Role, keys_with
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.tar$")
 _PICTURE = tuple(suffix[1:] for suffix in SUFFIXES)

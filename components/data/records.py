@@ -11,11 +11,12 @@ from collections.abc import Iterable
 
 from pydantic import Field
 
-from components.config import Config, DataConfig, Role, keys_with
+from components.config import Config, DataConfig
 from components.data.planning import Known, ShardPlan
 from components.data.shards import Index, ShardEntry, ShardResult
 from components.data.sources.base import Source
 from components.errors import UserError
+from components.keys import Role, keys_with
 
 FOLDER = "records/"
 # Keys that say where, how much is taken and how it is cut; all others say what a sample is, and are the same for ever.

@@ -23,12 +23,13 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
-from components.config import Config, DataConfig, Role, keys_with
+from components.config import Config, DataConfig
 from components.data.planning import ShardPlan
 from components.data.resizing import refit
 from components.data.shard_parts import PATTERN, overlap, part_of, samples_of, whole_of
 from components.data.sources.base import DOMAINS, SPLITS, Broken, Sample, Source
 from components.errors import UserError, first_of
+from components.keys import Role, keys_with
 
 INDEX_NAME = "index.json"
 _BLOCK = 512

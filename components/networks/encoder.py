@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from components.color import rgb_to_lab, scale_lab
-from components.config import EncoderConfig, deciding
+from components.config import EncoderConfig
 from components.errors import UserError, unknown
+from components.keys import deciding
 from components.networks.normalization import mean_and_deviation
 from components.registry import Registry
 

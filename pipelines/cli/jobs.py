@@ -1,11 +1,25 @@
 """What is run: from raw images to shards, encoders, scores and tables."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from components.errors import UserError
-from pipelines.cli.options import Json, Normalization, On, Root, Seeds, Set, Source, Splits, Told, Url
+from pipelines.cli.options import (
+    Benchmarks,
+    Files,
+    Json,
+    Normalization,
+    On,
+    Root,
+    Seeds,
+    Set,
+    Source,
+    Splits,
+    Told,
+    Url,
+)
 from pipelines.session import Session
 
 if TYPE_CHECKING:
@@ -174,7 +188,9 @@ def table(
         list[str] | None, typer.Argument(metavar="[RECIPE]...", help="Names or .yaml files; none: every built-in task.")
     ] = None,
     seeds: Seeds = 1,
+    benchmark: Benchmarks = None,
     on: On = None,
+    to: Files = None,
     *,
     told: Told,
     session: Session,
@@ -183,29 +199,33 @@ def table(
     """Pretrain and score several recipes in one table.
 
     Random, rescaled and supervised encoders stand beside them, so that a score can be read. Where the images have no
-    labels, others that have some score the encoders: --on.
+    labels, others that have some score the encoders: --on, or for one benchmark --benchmark NAME=PLACE.
 
     \b
     Examples:
       genoise table
       genoise table rotation my/recipe.yaml --seeds 3
       genoise table rotation --set data.source=folder --set data.root=./photos --on ./labelled
+      genoise table rotation --benchmark linear,knn,detection=voc:./cells --to ./table
       genoise table --set data.source=cifar10 --set data.root=./cifar-10-binary.tar.gz --seeds 3
     """
     from pipelines.recipes import comparable, load_recipes
 
-    _table(load_recipes(recipes or comparable(), told, on), seeds, session, json_, told)
+    _table(load_recipes(recipes or comparable(), told, on, benchmark or []), seeds, session, json_, told, to)
 
 
-def _table(recipes: "list[Recipe]", seeds: int, session: Session, json_: bool, overrides: list[str]) -> None:
+def _table(
+    recipes: "list[Recipe]", seeds: int, session: Session, json_: bool, overrides: list[str], to: Path | None = None
+) -> None:
     from pipelines import table as pipeline
     from pipelines import terminal
+    from pipelines.tables.texts import shown
 
     if session.dry_run:
-        terminal.show_plan(pipeline.plan(recipes, seeds, session, overrides=overrides), json_)
+        terminal.show_plan(pipeline.plan(recipes, seeds, session, overrides=overrides, to=to), json_)
         return
-    result = pipeline.make_table(recipes, seeds, session, overrides=overrides)
-    terminal.show_rows(result.rows)
+    result = pipeline.make_table(recipes, seeds, session, overrides=overrides, to=to)
+    terminal.show_rows(shown(result.rows))
     for note in result.notes:
         terminal.text(f"note: {note}")
     if json_:

@@ -67,6 +67,24 @@ On = Annotated[
         show_default="those that are trained on",
     ),
 ]
+Benchmarks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--benchmark",
+        metavar="NAME[=PLACE]",
+        help="Of `genoise benchmarks`, with the images that it scores on; several: with commas, or repeated.",
+        show_default="the recipe's",
+    ),
+]
+Files = Annotated[
+    Path | None,
+    typer.Option(
+        "--to",
+        metavar="FOLDER",
+        help="Where the table goes as files: Markdown, LaTeX, CSV, JSON, a picture, a page.",
+        show_default="only to MLflow",
+    ),
+]
 Normalization = Annotated[
     str | None,
     typer.Option(

@@ -183,8 +183,8 @@ def _alone(recipe: Recipe) -> set[str]:
 
 def _universal_space(recipes: list[Recipe], terms: list[dict[str, Term]]) -> Space:
     first = recipes[0]
-    shared = (first.data, first.score_on, first.encoder)
-    if any((recipe.data, recipe.score_on, recipe.encoder) != shared for recipe in recipes):
+    shared = (first.data, first.places, first.encoder)
+    if any((recipe.data, recipe.places, recipe.encoder) != shared for recipe in recipes):
         raise UserError("a universal sweep compares tasks on the same data and network: --set them for all recipes")
     for recipe in recipes:
         if recipe.search:

@@ -50,7 +50,7 @@ def register_winner(wanted: Sweep, winner: Record, said: Sequence[str], learned:
     trained = workflow.finished.find(step)
     assert trained is not None, "the winner's training has finished"
     first = wanted.objectives[0]
-    on = wanted.recipes[0].score_on  # scores on other data are another measure
+    on = wanted.recipes[0].place_of(first.name)  # scores on other data are another measure
     name = f"genoise-sweep-{wanted.name}"
     version, _ = workflow.tracker.models.register_encoder(
         name,

@@ -9,12 +9,9 @@ from components.config import (
     Config,
     DataConfig,
     Recipe,
-    Role,
     TrainingConfig,
-    deciding,
-    keys_with,
-    shown_keys,
 )
+from components.keys import Role, deciding, keys_with, shown_keys
 
 
 class Inner(Config):

@@ -49,7 +49,7 @@ def test_every_step_is_a_run_below_the_workflow(main_job: tuple[Home, str]) -> N
     assert names == ["pretrain"] * 4 + ["transfer"] * 4  # the shards were there
     assert all(run.info.status == "FINISHED" for run in [workflow, *below])
     files = {file.path for file in home.client().list_artifacts(workflow.info.run_id)}
-    assert files >= {"table.json", "table.md", "table.png", "scores.json"}
+    assert files >= {"table.json", "table.md", "table.tex", "table.csv", "table.html", "table.png", "scores.json"}
 
 
 def test_training_is_recorded(main_job: tuple[Home, str]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from components.config import Recipe, keys_of
+from components.config import Recipe
+from components.keys import keys_of
 from components.transfer.protocol import all_protocols
 from pipelines.__main__ import app
 from pipelines.recipes import Places
@@ -69,7 +70,15 @@ def allowed(path: str) -> set[str]:
     if path.startswith("pipelines/cli/") or path == "pipelines/__main__.py":
         return set.union(*COMMANDS.values())
     parts = Path(path).with_suffix("").parts
-    own = "sweep" if "sweeps" in parts else "data show" if parts[-1] == "contact_sheet" else parts[-1]
+    own = (
+        "sweep"
+        if "sweeps" in parts
+        else "table"
+        if "tables" in parts
+        else "data show"
+        if parts[-1] == "contact_sheet"
+        else parts[-1]
+    )
     return EVERYWHERE | SHORT_FORMS | (COMMANDS.get(own, set()) if parts[0] == "pipelines" else set())
 
 

@@ -105,6 +105,20 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["table", "rotation", *SHAPES, "--on", "shapes", "--set", "score_on.size=64"],
         "score_on.size=64: an encoder is scored at the size of its training, data.size=32",
     ),
+    "place of a benchmark": (["table", "rotation", *SHAPES, "--benchmark", "knn,linear={plain}"], NEEDS_LABELS),
+    "no place of a benchmark": (
+        ["table", "rotation", *SHAPES, "--benchmark", "linear=", "--benchmark", "knn"],
+        "benchmarks linear=,knn: 'linear=' must be NAME or NAME=PLACE, such as linear,detection=voc:",
+    ),
+    "unknown benchmark": (["table", "rotation", *SHAPES, "--benchmark", "lineer"], "unknown benchmark 'lineer'"),
+    "size of a benchmark": (
+        ["table", "rotation", *SHAPES, "--benchmark", "knn=shapes", "--set", "benchmark_data.knn.size=64"],
+        "benchmark_data.knn.size=64: an encoder is scored at the size of its training, data.size=32",
+    ),
+    "table to a file": (
+        ["table", "rotation", *SHAPES, "--to", "{top}/file"],
+        "--to {top}/file: {top}/file is a file: give a folder",
+    ),
     # fields that the task needs
     "target": (
         ["pretrain", "pix2pix", *SHAPES, "--set", "options.pair=target"],

@@ -20,7 +20,8 @@ from pipelines.steps.step import Step, in_order
 from pipelines.sweeps.objectives import get_objective
 from pipelines.sweeps.records import RESCALED, Proposal
 from pipelines.sweeps.trials import collapse_floor, measurable, recipes_of
-from pipelines.table import _cells, data_notes
+from pipelines.table import _cells
+from pipelines.tables.rows import data_notes
 from pipelines.transfer import _check_needs, check_prepared, transfer_step, validation_step
 from tests.pipelines.test_dry_runs import pictures
 
@@ -200,7 +201,9 @@ def test_either_of_two_fields_will_do() -> None:
     data = load_recipe("rotation", TINY).data
     for fields in (("image", "boxes"), ("image", "mask", "boxes"), ("image", "mask")):
         _check_needs(get_protocol("multilabel"), data, fields, 0)
-    with pytest.raises(UserError, match=r"'multilabel' needs the field 'boxes' or 'mask', and shapes has image, label:"):
+    with pytest.raises(
+        UserError, match=r"'multilabel' needs the field 'boxes' or 'mask', and shapes has image, label:"
+    ):
         _check_needs(get_protocol("multilabel"), data, ("image", "label"), 4)
 
 
@@ -210,7 +213,7 @@ def test_a_class_with_too_few_labels_is_found_before_anything_is_trained(monkeyp
     there: Any = SimpleNamespace(index_file="", label_classes=2)
     data = load_recipe("rotation", TINY).data
     check_prepared(get_protocol("low_shot_2"), data, there)
-    with pytest.raises(UserError, match="'low_shot_5' draws 5 labelled .* dog has 4"):
+    with pytest.raises(UserError, match=r"'low_shot_5' draws 5 labelled .* dog has 4"):
         check_prepared(get_protocol("low_shot_5"), data, there)
     index.labels = None  # shards of others say nothing of their labels
     check_prepared(get_protocol("low_shot_5"), data, there)

@@ -13,8 +13,9 @@ from components.transfer.protocol import get_protocol
 from pipelines.pretrain import pretrain_step
 from pipelines.recipes import check_recipe, load_recipe
 from pipelines.steps.results import StepResult
-from pipelines.table import Table, _cells, _table, metrics, yardsticks
+from pipelines.table import _cells, yardsticks
 from pipelines.tables.figure import figure
+from pipelines.tables.rows import Table, metrics, table_of
 from pipelines.transfer import Scored, _published, _story
 
 
@@ -33,13 +34,13 @@ def make(scores: dict[str, list[float | None]], **measured: Any) -> Table:
     for cell in cells:
         top1 = next(left[cell.recipe.name])
         results.append(Diverged("step 3: loss/l2 not finite") if top1 is None else result(top1, **measured))
-    return _table(cells, results)
+    return table_of(cells, results)
 
 
 def test_seeds_that_diverged_are_counted_and_not_averaged() -> None:
     table = make({"random": [0.3, 0.3], "rescaled": [0.4, 0.4], "supervised": [0.5, 0.5], "autoencoder": [0.4, None]})
     row = next(row for row in table.rows if row["recipe"] == "autoencoder")
-    assert (row["test"], row["±"], row["gap closed"]) == (40.0, None, 0.5)
+    assert (row["test"], row["seeds ±"], row["gap closed"]) == (40.0, None, 0.5)
     assert row["seeds"] == "1 (1 diverged)"
     assert [score["diverged"] for score in table.scores if "diverged" in score] == ["step 3: loss/l2 not finite"]
 
@@ -94,7 +95,7 @@ def test_where_no_row_trains_supervised_is_as_long_as_its_own_recipe() -> None:
 
 def test_the_table_says_how_long_each_row_was_trained() -> None:
     cells = _cells([recipe("rotation", "training.epochs=2"), recipe("autoencoder", "training.epochs=5")], 1)
-    table = _table(cells, [result(0.3 + k / 10) for k, _ in enumerate(cells)])
+    table = table_of(cells, [result(0.3 + k / 10) for k, _ in enumerate(cells)])
     epochs = {row["recipe"]: row["epochs"] for row in table.rows}
     assert epochs == {"random": 0, "rescaled": 0, "supervised": 5, "rotation": 2, "autoencoder": 5}
     (note,) = table.notes
@@ -109,7 +110,7 @@ def test_two_rows_of_one_yardstick_are_told_apart_by_name_or_refused() -> None:
     for rows in ([load_recipe("random"), other], [other, load_recipe("random")]):
         cells = _cells(rows, 1)
         scores = {"random": 0.2, "random_b": 0.5, "rescaled": 0.3, "supervised": 0.6}
-        table = _table(cells, [result(scores[cell.recipe.name]) for cell in cells])
+        table = table_of(cells, [result(scores[cell.recipe.name]) for cell in cells])
         assert {row["recipe"]: row["gap closed"] for row in table.rows} == {
             "random": 0.0, "random_b": 0.75, "rescaled": 0.25, "supervised": 1.0
         }  # fmt: skip
@@ -155,7 +156,7 @@ def test_a_penalty_at_the_last_that_was_tried_is_said() -> None:
         replace(each, value=each.value.model_copy(update={"protocol": {"layers": {"conv1": {"at_edge": k == last}}}}))
         for k, each in enumerate(result(0.3 + k / 10) for k, _ in enumerate(cells))
     ]
-    assert next(note for note in _table(cells, results).notes if "penalty" in note).startswith(
+    assert next(note for note in table_of(cells, results).notes if "penalty" in note).startswith(
         "the best penalty of the probe of autoencoder is the last that was tried"
     )
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from components.config import BenchmarkConfig, EncoderConfig, ProbeConfig, deciding
+from components.config import BenchmarkConfig, EncoderConfig, ProbeConfig
+from components.keys import deciding
 from components.networks.encoder import Encoder, build_encoder
 from components.transfer.conv import ConvConfig
 from components.transfer.features import BATCH
