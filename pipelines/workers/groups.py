@@ -130,14 +130,16 @@ class Group:
         self.shape, self.folder, self.private = shape, folder, private
         self.name = f"workers-{uuid.uuid4().hex[:12]}"
         self.queue = WorkQueue.open()
+        self.free: set[int] = set()  # ranks of the workers that have nothing to do, as `Groups` knows them
         self.idle_since = 0.0
         self._over = threading.Event()
+        self._starting = threading.Lock()
         self._error: Exception | None = None
         self._training: _Trainer | None = None
         self._start()
 
     def perform(self, work: Work) -> Any:
-        """Have work done; returns the result of the first worker.
+        """Have work done, by several threads at a time; returns the result of its worker, or of the first one.
 
         Raises the error of the loudest worker: what it has to say to the user, then a fault of its own. Lost where a
         worker is gone once more than is tried again; Interrupted, when the end of the command has begun, where nobody
@@ -146,12 +148,13 @@ class Group:
         ending.check()
         place, tries = self.queue.put(work), work.retries
         while (outcome := self.queue.outcome(place, POLL_S)) is None:
-            if self._over.is_set():
-                self._error_of_start(tries)
-                tries -= 1
-                self._start()
+            with self._starting:
+                if self._over.is_set():
+                    self._error_of_start(tries)
+                    tries -= 1
+                    self._start()
             if ending.begun():
-                if not work.everywhere:
+                if work.rank is not None:
                     raise Interrupted
                 self.queue.withdraw(place)
         if outcome.withdrawn:
@@ -159,6 +162,11 @@ class Group:
         if outcome.errors:
             raise _loudest(outcome.errors)
         return outcome.value
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of its workers has anything to do."""
+        return len(self.free) == self.shape.workers
 
     @property
     def lasts(self) -> bool:
@@ -177,6 +185,7 @@ class Group:
                 self._training.end()
 
     def _start(self) -> None:
+        self._error = None
         self._over.clear()
         threading.Thread(target=self._run, name=self.name, daemon=True).start()
 
@@ -216,7 +225,7 @@ class Group:
     def _error_of_start(self, tries: int) -> None:
         """Raise why Ray Train has given up; return where a worker was lost while its group started, which Ray Train
         does not mend, and there are ``tries`` left."""
-        error, self._error = self._error, None
+        error = self._error
         cause = getattr(error, "controller_failure", error)
         if "have NCCL built in" in str(error):
             raise no_cuda() from error
@@ -251,7 +260,7 @@ class Groups:
         """As of `Group`."""
         self.folder, self.private = folder, private
         self._made: list[Group] = []
-        self._idle: list[Group] = []
+        self._there: list[Group] = []  # those that may be given work
         self._busy = 0
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -259,17 +268,19 @@ class Groups:
 
     def everywhere(self, shape: Shape, function: Callable[[Any], None], argument: Any, retries: int) -> None:
         """Call a function on every worker of a group of that shape. Raises as `Group.perform` does."""
-        with self._using(self._take(shape) or self._make(shape)) as group:
-            group.perform(Work(function, argument, True, retries))
+        group = self._take(shape) or self._make(shape)
+        with self._using(group, set(range(shape.workers))):
+            group.perform(Work(function, argument, None, retries))
 
     def once(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        """The result of a function that one process calls, on one core, and with a GPU where there are any: of a group
-        that has nothing to do, else of one that Ray starts. Raises as `Group.perform` does."""
+        """The result of a function that one process calls, on one core, and with a GPU where there are any: a worker of
+        a group that has nothing to do, else one that Ray starts. Raises as `Group.perform` does."""
         gpus = 1 if resources().get("GPU") else 0
         while True:
-            if group := self._take():
-                with self._using(group):
-                    return group.perform(Work(function, argument, False, CALL_RETRIES))
+            if taken := self._take_one():
+                group, rank = taken
+                with self._using(group, {rank}):
+                    return group.perform(Work(function, argument, rank, CALL_RETRIES))
             if not self._busy or _is_free({"CPU": 1, "GPU": gpus}):
                 return result_of(_call.options(num_gpus=gpus).remote(function, argument))
             ending.check()
@@ -284,8 +295,10 @@ class Groups:
         """
         self._closed.set()
         until = time.monotonic() + CLOSE_S
-        at_once = list(self._idle) if self.private else []  # what is left of them ends with Ray, in a moment
-        self._dismiss(self._idle)
+        with self._changed:
+            idle = [group for group in self._there if group.idle]
+        at_once = idle if self.private else []  # what is left of them ends with Ray, in a moment
+        self._dismiss()
         for group in self._made:
             while group.lasts and time.monotonic() < until + CLOSE_S:
                 if group in at_once or ending.begun() or time.monotonic() > until:
@@ -293,11 +306,12 @@ class Groups:
                 time.sleep(POLL_S / 10)
 
     @contextmanager
-    def _using(self, group: Group) -> Iterator[Group]:
-        """Work with a group, which afterwards waits for other work. It was started anew where a worker failed."""
+    def _using(self, group: Group, ranks: set[int]) -> Iterator[None]:
+        """Work with some workers of a group, which afterwards wait for other work. The group was started anew where one
+        of them failed."""
         stays = False
         try:
-            yield group
+            yield
             stays = True
         except Exception:  # any error of the work is raised again; it ended the workers, not their group
             stays = group.lasts
@@ -306,46 +320,59 @@ class Groups:
             with self._changed:
                 self._busy -= 1
                 group.idle_since = time.monotonic()
-                self._idle += [group] * stays
+                group.free |= ranks
+                if not stays and group in self._there:
+                    self._there.remove(group)
                 self._changed.notify_all()
             if not stays:
                 group.close()
 
-    def _take(self, shape: Shape | None = None) -> Group | None:
-        """A group that has nothing to do, of that shape (None: of any)."""
+    def _take(self, shape: Shape) -> Group | None:
+        """All workers of a group that has nothing to do, of that shape."""
         with self._changed:
-            fitting = [group for group in self._idle if group.lasts and shape in (None, group.shape)]
+            fitting = [group for group in self._there if group.lasts and group.idle and group.shape == shape]
             if not fitting:
                 return None
-            self._idle.remove(fitting[-1])
+            fitting[-1].free.clear()
             self._busy += 1
             return fitting[-1]
+
+    def _take_one(self) -> tuple[Group, int] | None:
+        """A worker that has nothing to do, by its rank: of a group of which others work alone, too, if there is one."""
+        with self._changed:
+            fitting = [group for group in self._there if group.lasts and group.free]
+            if not fitting:
+                return None
+            group = min(fitting, key=lambda group: (group.idle, len(group.free)))
+            rank = min(group.free)
+            group.free.remove(rank)
+            self._busy += 1
+            return group, rank
 
     def _make(self, shape: Shape) -> Group:
         """A new group, for which others that have nothing to do make room."""
         if not _is_free(shape.needs):
-            self._dismiss(self._idle)
+            self._dismiss()
         group = Group(shape, self.folder, self.private)
         with self._changed:
             self._made.append(group)
+            self._there.append(group)
             self._busy += 1
         return group
 
-    def _dismiss(self, groups: list[Group]) -> None:
-        """Have groups end that have nothing to do."""
+    def _dismiss(self, seconds: float = 0.0) -> None:
+        """Have groups end that have had nothing to do for so long."""
+        until = time.monotonic() - seconds
         with self._changed:
-            leaving = [group for group in groups if group in self._idle]
-            self._idle = [group for group in self._idle if group not in leaving]
+            leaving = [group for group in self._there if group.idle and group.idle_since <= until]
+            self._there = [group for group in self._there if group not in leaving]
         for group in leaving:
             group.close()
 
     def _watch(self) -> None:
         """Dismiss who has had nothing to do for long."""
         while not self._closed.wait(POLL_S):
-            now = time.monotonic()
-            with self._changed:
-                long = [group for group in self._idle if now - group.idle_since > IDLE_S]
-            self._dismiss(long)
+            self._dismiss(IDLE_S)
 
 
 def _is_free(needs: Mapping[str, float]) -> bool:

@@ -1,4 +1,4 @@
-"""What every worker of a group runs: one piece of work after another, until there is none left."""
+"""What every worker of a group runs: one piece of work after another, together or alone, until there is none left."""
 
 import traceback
 from typing import Any
@@ -16,22 +16,20 @@ def work_through(config: dict[str, WorkQueue]) -> None:
     What the work raises ends the worker, and Ray Train starts the whole group anew: nobody goes on in a process in
     which something went wrong, and nobody waits for one that is gone.
     """
-    queue, state = config["queue"], ProcessState()
-    main = World.current().rank == 0
-    place: int = broadcast_from_rank_zero(queue.first() if main else None)
+    queue, state, rank = config["queue"], ProcessState(), World.current().rank
+    place: int = broadcast_from_rank_zero(queue.first() if rank == 0 else None)
     while queue.wait(place):
-        if work := queue.begin(place):
-            value = _perform(unpickled(work), main)
-            if main:
+        if content := queue.begin(place, rank):
+            work: Work = unpickled(content)
+            value = _perform(work)
+            if rank == (work.rank or 0):
                 queue.done(place, value)
             del work, value
             state.restore()
         place += 1
 
 
-def _perform(work: Work, main: bool) -> Any:
-    if not (work.everywhere or main):
-        return None
+def _perform(work: Work) -> Any:
     try:
         return work.function(work.argument)
     except Exception as error:  # raised again: it only gets its story

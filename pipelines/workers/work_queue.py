@@ -19,17 +19,17 @@ from pipelines.workers.actors import start_here
 
 @dataclass(frozen=True)
 class Work:
-    """``function(argument)``, on every worker of a group or on the first one alone, whose result counts."""
+    """``function(argument)``, for the worker of one rank; or for all of them: then the first one's result counts."""
 
     function: Callable[[Any], Any]
     argument: Any
-    everywhere: bool
+    rank: int | None  # None: for all of them
     retries: int  # so many times it is begun again after an error, or after the loss of a worker
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a piece of work ended: with the result of the first worker, or with what ended it."""
+    """How a piece of work ended: with a result, or with what ended it."""
 
     value: Any = None
     errors: tuple[Exception, ...] = ()  # of the last try, of some workers or of all; empty where it ended well
@@ -37,8 +37,18 @@ class Outcome:
 
 
 @dataclass
+class Failure:
+    """Why workers failed, as a message, and what follows from it."""
+
+    outcome: bytes
+    final: bool  # it would fail again
+    counts: bool  # as one of the tries
+
+
+@dataclass
 class _Item:
     work: bytes
+    rank: int | None
     retries: int
     begun: bool = False
     failures: int = 0
@@ -55,9 +65,9 @@ class _Queue:
 
     # For the command
 
-    async def put(self, work: bytes, retries: int) -> int:
+    async def put(self, work: bytes, rank: int | None, retries: int) -> int:
         """Add a piece of work; returns its place."""
-        self._items.append(_Item(work, retries))
+        self._items.append(_Item(work, rank, retries))
         await self._tell()
         return len(self._items) - 1
 
@@ -90,9 +100,11 @@ class _Queue:
             await self._changed.wait_for(lambda: self._closed or len(self._items) > place)
         return len(self._items) > place
 
-    async def begin(self, place: int) -> bytes:
-        """The work at a place, which is under way from now on; empty where it was withdrawn."""
+    async def begin(self, place: int, rank: int) -> bytes:
+        """The work at a place, which is under way from now on; empty where there is none, or none for that rank."""
         item = self._items[place]
+        if item.rank not in (None, rank):
+            return b""
         item.begun = True
         return item.work
 
@@ -102,15 +114,19 @@ class _Queue:
 
     # For Ray Train, when it has found that workers failed, and is about to start others
 
-    async def failed(self, outcome: bytes, final: bool, counts: bool) -> None:
-        """The work that was under way failed. ``final``: it would fail again; ``counts``: this is one of its tries."""
-        place = await self.first()
-        if place == len(self._items) or not self._items[place].begun:
-            return  # lost while there was nothing to do
-        item = self._items[place]
-        item.failures += counts
-        if final or item.failures > item.retries:
-            await self._end(place, outcome)
+    async def failed(self, together: Failure, by_rank: dict[int, Failure]) -> None:
+        """What workers did failed: each its own work, or all the one that they do ``together``.
+
+        All work that was under way is begun again, by the workers that come after. What others did is no try of theirs;
+        but where nobody's work failed, as those had none, all count it: a loss does not come for ever.
+        """
+        under_way = {k: item for k, item in enumerate(self._items) if item.begun and item.outcome is None}
+        hit = {k: item for k, item in under_way.items() if item.rank is None or item.rank in by_rank}
+        for place, item in (hit or under_way).items():
+            failure = together if item.rank is None else by_rank.get(item.rank, together)
+            item.failures += failure.counts
+            if failure.final or item.failures > item.retries:
+                await self._end(place, failure.outcome)
 
     async def _end(self, place: int, outcome: bytes) -> None:
         item = self._items[place]
@@ -136,7 +152,7 @@ class WorkQueue:
 
     def put(self, work: Work) -> int:
         """Add a piece of work; returns its place."""
-        place: int = ray.get(self.actor.put.remote(pickled(work), work.retries))
+        place: int = ray.get(self.actor.put.remote(pickled(work), work.rank, work.retries))
         return place
 
     def outcome(self, place: int, seconds: float) -> Outcome | None:
@@ -168,13 +184,14 @@ class WorkQueue:
         there: bool = ray.get(self.actor.wait.remote(place))
         return there
 
-    def begin(self, place: int) -> bytes:
-        """For every worker: the bytes of the work at a place; empty where it was withdrawn before anybody had begun."""
-        work: bytes = ray.get(self.actor.begin.remote(place))
+    def begin(self, place: int, rank: int) -> bytes:
+        """For every worker: the bytes of the work at a place. Empty where it is another one's, was withdrawn before
+        anybody had begun, or has ended."""
+        work: bytes = ray.get(self.actor.begin.remote(place, rank))
         return work
 
     def done(self, place: int, value: Any) -> None:
-        """For the first worker: the work at a place has ended with that result."""
+        """For the worker whose result counts: the work at a place has ended with it."""
         ray.get(self.actor.done.remote(place, pickled(Outcome(value))))
 
     def failed(self, errors: dict[int, Exception]) -> None:
@@ -182,10 +199,14 @@ class WorkQueue:
 
         What a user has to mend is not tried again; what ended because a machine was reclaimed counts as no try.
         """
-        causes = tuple(errors[rank] for rank in sorted(errors))
-        final = any(isinstance(cause, UserError) for cause in causes)
-        counts = not any(getattr(loss_in(cause), "preempted", False) for cause in causes)
-        self.actor.failed.remote(failure(causes), final, counts)
+
+        def told(*causes: Exception) -> Failure:
+            final = any(isinstance(cause, UserError) for cause in causes)
+            counts = not any(getattr(loss_in(cause), "preempted", False) for cause in causes)
+            return Failure(failure(causes), final, counts)
+
+        together = told(*(errors[rank] for rank in sorted(errors)))
+        self.actor.failed.remote(together, {rank: told(error) for rank, error in errors.items()})
 
 
 def loss_in(error: Exception) -> Exception:

@@ -7,6 +7,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,33 @@ def die_once(folder: Path) -> None:
     assert World.current().sum(torch.ones(1)).item() == World.current().size
 
 
+def side_by_side(folder: Path) -> int:
+    """Wait until two processes do this; returns this one's."""
+    mark(folder)
+    _until(lambda: len(marks(folder)) > 1)
+    return os.getpid()
+
+
+def patient(folder: Path) -> int:
+    """Wait until somebody says go; returns how often this was begun."""
+    mark(folder)
+    _until((folder.parent / "go").exists)
+    return len(marks(folder))
+
+
+def fail_alone(folder: Path) -> None:
+    """Raise while another one is at work."""
+    mark(folder)
+    raise ValueError("broken")
+
+
+def _until(met: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not met():
+        assert time.monotonic() < until, "nobody came"
+        time.sleep(0.1)
+
+
 def slow(_: Any) -> None:
     """Work that nobody waits for to its end."""
     time.sleep(600)
@@ -117,6 +146,16 @@ def main(folder: Path) -> dict[str, Any]:
         found[name] = marks(folder / name)
     found["state"] = [groups.once(state, None), groups.once(spoil, None), groups.once(state, None)]
     found["alone"] = groups.once(own_process, None)
+    # By themselves, side by side
+    with ThreadPoolExecutor(2) as pool:
+        found["side by side"] = [*pool.map(lambda name: groups.once(side_by_side, name), [case("both")] * 2)]
+        retries, module.CALL_RETRIES = module.CALL_RETRIES, 0
+        waiting = pool.submit(groups.once, patient, case("patient"))
+        _until(lambda: len(marks(folder / "patient")) == 1)
+        found["broken beside"] = raised(groups.once, fail_alone, case("fail alone"))
+        (folder / "go").touch()
+        found["patient"] = waiting.result()
+        module.CALL_RETRIES = retries
     # Errors
     found["advice"] = raised(groups.everywhere, TWO, fail, (case("advice"), UserError("use less")), 3)
     found["fault"] = raised(groups.everywhere, TWO, fail, (case("fault"), ValueError("broken")), 1)
@@ -138,7 +177,7 @@ def main(folder: Path) -> dict[str, Any]:
     found["sizes"] = [len(marks(folder / name)) for name in ("smaller", "larger")]
     module.IDLE_S = 1.0
     until = time.monotonic() + 60
-    while (groups._idle or free_resources().get("CPU", 0.0) < 2) and time.monotonic() < until:
+    while (groups._there or free_resources().get("CPU", 0.0) < 2) and time.monotonic() < until:
         time.sleep(0.1)
     found["given back"] = free_resources().get("CPU", 0.0)
     # The end

@@ -3,7 +3,9 @@
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from ray.exceptions import ActorDiedError
 
 from components.errors import UserError
 from infra.errors import OutsideError
-from pipelines.workers.groups import Group, Lost
+from pipelines.workers.groups import Group, Groups, Lost
 from pipelines.workers.shape import Shape
 from pipelines.workers.work_queue import Outcome, Work, WorkQueue, failure, unpickled
 from tests.pipelines.apart import printed_by
@@ -21,7 +23,7 @@ from tests.pipelines.apart import printed_by
 
 def with_ray(test: Callable[..., None]) -> Callable[..., None]:
     """For a test of what a command saw under a real Ray, which takes a while."""
-    for mark in (pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(600)):
+    for mark in (pytest.mark.distributed, pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)):
         test = mark(test)
     return test
 
@@ -44,7 +46,11 @@ class Queue:
 
     def outcome(self, place: int, seconds: float) -> Outcome | None:
         """As the real one."""
+        time.sleep(0.01)
         return self.ended if self.begun >= self.starts else None
+
+    def close(self) -> None:
+        """As the real one."""
 
 
 @pytest.fixture
@@ -65,7 +71,7 @@ def perform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., An
 
         monkeypatch.setattr(WorkQueue, "open", lambda: queue)
         monkeypatch.setattr(Group, "_trainer", lambda *_: Trainer())
-        return Group(Shape(2, 1, 0), tmp_path, private=True).perform(Work(print, None, True, 2))
+        return Group(Shape(2, 1, 0), tmp_path, private=True).perform(Work(print, None, None, 2))
 
     return call
 
@@ -102,6 +108,93 @@ def test_a_torch_that_cannot_use_the_gpus_is_one_line(perform: Callable[..., Any
         perform(Queue(Outcome("done"), starts=2), [fault])
 
 
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Exception | None], Group]]:
+    """Make a group of two; Ray Train raises an error at its first start, if there is one, and else goes on."""
+    over = threading.Event()
+
+    def make(error: Exception | None) -> Group:
+        queue = Queue(Outcome("done"), starts=2)
+
+        class Trainer:
+            def fit(self) -> None:
+                queue.begun += 1
+                if queue.begun == 1 and error:
+                    raise error
+                over.wait()
+
+            def end(self) -> None:
+                """As the real one."""
+
+        monkeypatch.setattr(WorkQueue, "open", lambda: queue)
+        monkeypatch.setattr(Group, "_trainer", lambda *_: Trainer())
+        return Group(Shape(2, 1, 0), tmp_path, private=True)
+
+    yield make
+    over.set()
+
+
+def performed(group: Group) -> list[Any]:
+    """What two threads get that have the two workers of a group do work, or the errors that are raised."""
+
+    def perform(rank: int) -> Any:
+        try:
+            return group.perform(Work(print, None, rank, 1))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return [*pool.map(perform, range(2))]
+
+
+def test_a_group_with_two_works_is_started_anew_once(
+    group: Callable[[Exception | None], Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Group._error_of_start
+
+    def slowly(*what: Any) -> None:
+        time.sleep(0.5)
+        look(*what)
+
+    monkeypatch.setattr(Group, "_error_of_start", slowly)
+    found = group(ray.train.ControllerError(ActorDiedError()))
+    queue: Any = found.queue
+    assert performed(found) == ["done", "done"] and queue.begun == 2
+
+
+def test_why_a_group_is_over_is_told_to_all_who_wait_for_it(group: Callable[[Exception | None], Group]) -> None:
+    fault = ray.train.ControllerError(ValueError("a fault of the program"))
+    assert performed(group(fault)) == [fault, fault]
+
+
+def test_workers_are_taken_one_by_one_and_all_of_them_when_none_is_at_work(
+    group: Callable[[Exception | None], Group], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shape, groups = Shape(2, 1, 0), Groups(tmp_path, private=True)
+    monkeypatch.setattr("pipelines.workers.groups._is_free", lambda _: True)
+    monkeypatch.setattr("pipelines.workers.groups.Group", lambda *_: group(None))
+    first, second = groups._make(shape), groups._make(shape)
+    assert groups._take_one() is None and groups._take(shape) is None  # all are at work
+    for each in (first, second):
+        with groups._using(each, {0, 1}):
+            pass
+    assert groups._take_one() == (first, 0)
+    assert groups._take(Shape(1, 1, 0)) is None
+    assert groups._take(shape) is second and groups._take(shape) is None
+    assert groups._take_one() == (first, 1) and groups._take_one() is None
+    with groups._using(first, {1}):
+        pass
+    groups._dismiss()
+    assert groups._there == [first, second]  # somebody is at work in both
+    with groups._using(first, {0}):
+        pass
+    groups._dismiss(60)
+    assert groups._there == [first, second]
+    groups._dismiss()
+    assert groups._there == [second]
+    groups._closed.set()
+
+
 def test_what_cannot_be_sent_is_told_in_words() -> None:
     errors = unpickled(failure((UserError("use less"), ValueError(threading.Lock())))).errors
     assert [type(error) for error in errors] == [RuntimeError, RuntimeError] and "use less" in str(errors[0])
@@ -112,6 +205,17 @@ def test_the_second_work_is_done_by_the_processes_of_the_first(found: Any) -> No
     assert [rank for rank, _ in found["first"]] == [0, 1]
     assert found["second"] == found["first"]
     assert found["alone"] == found["first"][0][1]  # work for one is done by the first of them
+
+
+@with_ray
+def test_each_worker_of_a_group_does_work_of_its_own_beside_the_others(found: Any) -> None:
+    assert sorted(found["side by side"]) == sorted(process for _, process in found["first"])
+
+
+@with_ray
+def test_whose_neighbour_failed_begins_anew_and_counts_no_try(found: Any) -> None:
+    assert found["broken beside"].startswith("ValueError: broken")
+    assert found["patient"] == 2  # and there were no tries left
 
 
 @with_ray
