@@ -102,7 +102,7 @@ def tests(cuda: bool) -> tuple[list[str], str]:
         return [], "all tests (pip install pytest)"
     if not cuda:
         return [*PYTEST, RECORDED], "the tests marked gpu"
-    files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if "@pytest.mark.gpu" in path.read_text())
+    files = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if "pytest.mark.gpu" in path.read_text())
     names = [path.relative_to(ROOT).as_posix() for path in files]
     there = [name for name in names if importlib.util.find_spec("simplejpeg") or not name.startswith(OF_DATA)]
     left_out = "" if there == names else "tests of data (pip install simplejpeg)"
