@@ -156,6 +156,6 @@ def _shape(recipe: Recipe, run: StepRun) -> Shape:
             fit = int(there // (needed / shape.workers))
             raise UserError(
                 f"training.workers={shape.workers} needs {needed:g} {kind}s and the cluster has {there:g}: "
-                f"--set training.workers={fit or 1} or fewer, or a larger cluster"
+                f"--set training.workers={max(1, fit)}{' or fewer' * (fit > 1)}, or a larger cluster"
             )
     return shape
