@@ -22,9 +22,11 @@ from components.transfer.features import Features, evaluating, extract, reproduc
 from components.transfer.fitting import FitConfig, Group, fit
 from components.transfer.probe import LayerProbe, linear_probe
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
+from components.transfer.recalibration import recalibrated
 
 PROTOCOL = "finetune/1"  # changes with anything that changes scores
 CLIP = 10.0
+PENALTY = 1e-2  # of the probe that the linear layer begins as: with less, its weights are too large to go on from
 
 
 class FinetuneConfig(TrainedConfig):
@@ -110,7 +112,7 @@ def _parts(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
 def probe_of(
     config: FinetuneConfig, encoder: Encoder, datasets: Datasets, device: torch.device
 ) -> tuple[nn.Linear, LayerProbe]:
-    """The linear probe of the averages of the deepest map, as a layer of its raw values, and what was chosen on val."""
+    """The linear probe of the averages of the deepest map, as a layer of its raw values, and how good it is on val."""
     layer = encoder.layers[-1]
     width = encoder.channels[layer]
     frozen = FrozenConfig.parse(
@@ -123,7 +125,7 @@ def probe_of(
         split: Features({layer: each.layers[layer].view(len(each.labels), width, -1).mean(2)}, each.labels)
         for split, each in found.items()
     }
-    probe = linear_probe(means["train"], means["val"], ProbeConfig(), device)[layer]
+    probe = linear_probe(means["train"], means["val"], ProbeConfig(penalties=(PENALTY,)), device)[layer]
     standard, weight_CK = probe.classifier.standard, probe.classifier.weight_DK
     raw_CK = standard.scale_D[:, None] * weight_CK
     head = nn.Linear(*raw_CK.shape)
@@ -156,6 +158,8 @@ def run_finetune(config: FinetuneConfig, encoder: Encoder, datasets: Datasets, r
         "classifier": "a linear layer on the average of the deepest map, the encoder with it",
     }
     if config.first == "head":
+        # Tuning normalizes by batches, and so must what the probe is fitted to, or it is of another network.
+        encoder = recalibrated(encoder, datasets["train"], "train", run.device)
         head, probe = probe_of(config, encoder, datasets, run.device)
         about["head"] = {"val": probe.val, "penalty": probe.penalty}
     networks: dict[str, Tuned] = {}

@@ -13,6 +13,7 @@ from components.networks.encoder import Encoder, build_encoder
 from components.transfer import fitting
 from components.transfer.finetune import FinetuneConfig, Tuned, groups_of, probe_of
 from components.transfer.protocol import get_protocol, run_benchmark
+from components.transfer.recalibration import recalibrated
 from tests.components.transfer.test_fitting import Kept
 from tests.components.transfer.test_low_shot import data
 from tests.components.transfer.test_probe import CLASSES
@@ -110,9 +111,21 @@ def test_the_head_begins_as_the_probe_of_the_frozen_encoder() -> None:
     assert float((guess == splits["val"].label).double().mean()) == pytest.approx(probe.val, abs=1.5 / 90)
     still = CONFIG.model_copy(update={"first": "head", "lrs": (1e-9,), "epochs": 0.1})
     score = run_benchmark(still, encoder, splits)
-    assert score.protocol["head"]["val"] == probe.val
+    again = recalibrated(encoder, splits["train"], "train")
+    assert score.protocol["head"]["val"] == probe_of(CONFIG, again, splits, torch.device("cpu"))[1].val
+    assert score.layers["lr 1e-09"] == pytest.approx(score.protocol["head"]["val"], abs=0.05)
     zero = run_benchmark(still.model_copy(update={"first": "all"}), encoder, splits)
     assert score.layers["lr 1e-09"] > zero.layers["lr 1e-09"] + 0.1
+
+
+def test_the_head_begins_where_tuning_goes_on_whatever_the_encoder_remembers() -> None:
+    spoiled = small()
+    for name, buffer in spoiled.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.fill_(50.0)
+    short = CONFIG.model_copy(update={"first": "head", "lrs": (1e-9,), "epochs": 0.4})
+    loss = [run_benchmark(short, encoder, data()).protocol["train_loss"]["lr 1e-09"] for encoder in (small(), spoiled)]
+    assert loss[0] == pytest.approx(loss[1], abs=1e-3) and max(loss) < np.log(CLASSES)
 
 
 def test_a_rate_that_diverges_is_passed_over() -> None:
