@@ -61,7 +61,7 @@ class DetectionConfig(BenchmarkConfig):
     side: int = Field(160, ge=32, description="longer side of the images as the encoder sees them, in pixels")
     stride: Literal[2, 4, 8, 16, 32] = Field(4, description="side of a cell of the grid, in those pixels")
     width: int = Field(64, ge=8, description="channels of the head")
-    depth: int = Field(2, ge=0, description="3 x 3 convolutions of the head that classes and boxes share")
+    depth: int = Field(0, ge=0, description="3 x 3 convolutions that classes and boxes share, before their own ones")
     epochs: float = Field(30, gt=0, description="passes over the training split")
     batch: int = Field(16, ge=1, description="images per optimizer step")
     lr: float = Field(3e-3, gt=0, description="largest learning rate of the head")
@@ -105,8 +105,8 @@ def checked_layers(config: DetectionConfig, encoder: Encoder) -> tuple[str, ...]
 
 @register_benchmark(
     DetectionConfig(),
-    DetectionConfig(name="detection_finetuned", encoder_lr=0.3),
-    DetectionConfig(name="detection_finetuned_long", encoder_lr=0.3, epochs=120),
+    DetectionConfig(name="detection_finetuned", encoder_lr=0.3, depth=2, epochs=12),
+    DetectionConfig(name="detection_finetuned_long", encoder_lr=0.3, depth=2, epochs=48),
     summary="Boxes by a head without anchors on the maps of all layers, frozen or trained along",
     source="Tian et al. 2019; Li et al. 2020",
     check=checked_layers,
@@ -125,7 +125,7 @@ def run_detection(config: DetectionConfig, encoder: Encoder, datasets: Datasets,
     val = Judged.by(detector, images["val"], len(names))
     split: Literal["val", "test"] = "test" if "test" in images else "val"
     best = val if split == "val" else Judged.by(detector, images[split], len(names))
-    run.picture(f"boxes, {split}", _picture(images[split], best, names))
+    run.picture(f"{split}: truth, found", _picture(images[split], best, names))
     protocol: dict[str, Any] = {
         "format": PROTOCOL,
         "detector": "FCOS on one grid, centre sampling, quality focal loss and GIoU loss",

@@ -89,7 +89,7 @@ def test_rectangles_are_found(config: DetectionConfig) -> None:
         "it is not ours to train"
     )
     ((name, picture_HW3),) = run.pictures.items()
-    assert name == "boxes, test" and picture_HW3.shape == (6 * 128, 256, 3) and picture_HW3.dtype == np.uint8
+    assert name == "test: truth, found" and picture_HW3.shape == (6 * 128, 256, 3) and picture_HW3.dtype == np.uint8
 
 
 @pytest.mark.parametrize("config", [CONFIG, TUNED], ids=["frozen", "finetuned"])

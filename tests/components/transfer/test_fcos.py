@@ -115,6 +115,12 @@ def test_the_loss_is_zero_for_the_truth_and_counts_each_cell_with_an_object() ->
     wrong = logits.clone()
     wrong[0, ~has, 0] = 0.0
     assert losses(wrong, sides, objects, places, stride)["quality"] > 0.5
+    half = torch.zeros_like(logits[0, :, 1])  # a box of half the height: its quality is a half, which a logit of 0 says
+    logits[0, has, 1] = half[has]
+    lower = boxes_of(sides, places, stride).clone()
+    lower[..., 3] = 24.0
+    sides_half = torch.cat([places - lower[..., :2], lower[..., 2:] - places], -1) / stride
+    assert losses(logits, sides_half, objects, places, stride)["quality"] < 1e-6
     crowd = Objects(torch.tensor([[[8.0, 8, 40, 40], [-1, -1, 99, 99]]]), torch.tensor([[1, PASSED]]))
     assert losses(wrong, sides, crowd, places, stride)["quality"].item() == pytest.approx(0.25 * math.log(2), rel=1e-4)
 
