@@ -77,14 +77,14 @@ def transfer(
 
     Raises UserError for data without labels, OutsideError for an encoder that is not there.
     """
-    return scheduling.run(_external_step(encoder, benchmark, data, session, normalization), session, "transfer")
+    return scheduling.run(external_step(encoder, benchmark, data, session, normalization), session, "transfer")
 
 
 def plan(
     encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session, normalization: str | None = None
 ) -> list[Planned]:
     """The steps that `transfer` would run or reuse."""
-    return scheduling.plan([_external_step(encoder, benchmark, data, session, normalization)], session)
+    return scheduling.plan([external_step(encoder, benchmark, data, session, normalization)], session)
 
 
 def transfer_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
@@ -177,7 +177,7 @@ def _check_needs(benchmark: BenchmarkConfig, data: DataConfig, fields: Sequence[
             )
 
 
-def _external_step(
+def external_step(
     encoder: str, benchmark: BenchmarkConfig, data: DataConfig, session: Session, normalization: str | None
 ) -> Step[Scored]:
     """The step for an encoder from anywhere; its weights' digest, not its name, says whether a score can be reused."""

@@ -3,6 +3,7 @@
 import typer
 
 from pipelines.cli.catalogue import benchmarks, recipes, tasks
+from pipelines.cli.comparison import compare
 from pipelines.cli.data import data_show, data_verify
 from pipelines.cli.jobs import demo, prepare, pretrain, table, transfer
 from pipelines.cli.options import with_shared_options
@@ -44,6 +45,7 @@ def build_app() -> typer.Typer:
         prepare,
         pretrain,
         transfer,
+        compare,
         table,
         sweep,
         measure,
