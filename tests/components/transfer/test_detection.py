@@ -15,7 +15,7 @@ from components.data.whole import GREY, WholeImages
 from components.errors import UserError
 from components.networks.encoder import Encoder, build_encoder
 from components.transfer import detection_views, fitting
-from components.transfer.detection import DetectionConfig
+from components.transfer.detection import DetectionConfig, train
 from components.transfer.detection_views import FrozenViews, Reader, gathered, move_objects, moved
 from components.transfer.fcos import NONE, PASSED, Objects
 from components.transfer.protocol import BenchmarkRun, check_benchmark, get_benchmark, get_protocol, run_benchmark
@@ -23,7 +23,7 @@ from tests.components.data.test_whole import InMemory, png
 from tests.components.transfer.test_fitting import Kept
 
 COLOURS = np.array([(220, 30, 30), (30, 200, 40)], np.uint8)
-CONFIG = DetectionConfig(side=64, epochs=30, batch=4, width=16, depth=1, lr=0.01)
+CONFIG = DetectionConfig(side=80, epochs=30, batch=4, width=16, depth=1, lr=0.01)
 TUNED = CONFIG.model_copy(update={"name": "detection_finetuned", "encoder_lr": 0.3, "epochs": 15})
 
 
@@ -84,12 +84,25 @@ def test_rectangles_are_found(config: DetectionConfig) -> None:
     assert score.value == pytest.approx((score.others["ap50/red"] + score.others["ap50/green"]) / 2)
     assert 0.3 < score.others["ap"] < score.value and {"ap75", "ap50_11"} < score.others.keys()
     assert len(score.resampled) == 1000 and np.mean(score.resampled) == pytest.approx(score.value, abs=0.05)
-    assert DetectionConfig.parse(score.protocol["config"]) == config and score.protocol["canvas"] == [64, 64]
+    assert DetectionConfig.parse(score.protocol["config"]) == config and score.protocol["canvas"] == [64, 96]
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items()), (
         "it is not ours to train"
     )
     ((name, picture_HW3),) = run.pictures.items()
-    assert name == "test: truth, found" and picture_HW3.shape == (6 * 128, 256, 3) and picture_HW3.dtype == np.uint8
+    assert name == "test: truth, found" and picture_HW3.shape == (6 * 128, 384, 3) and picture_HW3.dtype == np.uint8
+
+
+@pytest.mark.parametrize("config", [CONFIG, TUNED], ids=["frozen", "finetuned"])
+def test_an_encoder_that_is_trained_has_new_weights_and_new_statistics(config: DetectionConfig) -> None:
+    network = encoder()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    images = WholeImages(Rectangles(4, 1), (64, 96), ("boxes",))
+    detector = train(config.model_copy(update={"epochs": 1}), network, ("layer1",), images, 2, BenchmarkRun())
+    moved = [not torch.equal(value, before[key]) for key, value in detector.read.encoder.state_dict().items()]
+    used = [key for key in before if not key.startswith("layer2")]
+    assert [key for key, each in zip(before, moved, strict=True) if each and key in used] == used * bool(
+        config.encoder_lr
+    )
 
 
 @pytest.mark.parametrize("config", [CONFIG, TUNED], ids=["frozen", "finetuned"])
@@ -118,6 +131,9 @@ def test_the_seed_decides() -> None:
     first = run_benchmark(short, encoder(), data())
     other = run_benchmark(short.model_copy(update={"seed": 1}), encoder(), data())
     assert first.protocol["train_loss"] != other.protocol["train_loss"]
+    network = encoder()
+    torch.manual_seed(123)
+    assert run_benchmark(short, network, data()) == first, "and nothing else"
 
 
 def test_maps_that_do_not_fit_are_computed_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
