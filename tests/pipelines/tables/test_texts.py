@@ -124,6 +124,8 @@ class Seen(HTMLParser):
 def test_the_page_needs_nothing_else_and_can_be_sorted() -> None:
     text = page(ROWS, ["<b>note</b>"], TABLE.scores)
     seen = Seen(text)
+    hostile = page([row("<u>x</u>", "linear", 1.0, on="<u>", network="<u>", layer='"<u>')], [], [])
+    assert "<u>" not in hostile and Seen(hostile)
     assert not re.search(r"(src|href)=|url\(|@import|https?:", text)
     assert "<b>note" not in text and "&lt;b&gt;note" in text and "&lt;y&gt;" in text
     heads = [attrs for tag, attrs in seen.found if tag == "th" and attrs.get("scope") == "col"]
