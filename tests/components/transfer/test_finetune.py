@@ -30,7 +30,7 @@ def small(seed: int = 0, **config: Any) -> Encoder:
 def rates(encoder: Encoder, decay: float = 0.5) -> dict[str, float]:
     """{parameter: learning rate, in units of the linear layer's}."""
     network = Tuned(encoder, nn.Linear(encoder.channels[encoder.layers[-1]], 2))
-    groups = groups_of(network, RGB, decay)
+    groups = groups_of(network, RGB, decay, head_lr=1.0)
     found = [(each, group.lr) for group in groups for module in group.modules for each in module.parameters()]
     names = {each: name for name, each in network.named_parameters()}
     assert len(found) == len(names) == len({each for each, _ in found})  # each once
@@ -139,6 +139,7 @@ def test_a_rate_that_diverges_is_passed_over() -> None:
 def test_names_and_wrong_rates() -> None:
     names = {name: get_protocol(name) for name in ("finetune", "finetune_all", "finetune_long", "finetune_full")}
     found: dict[str, Any] = names
+    assert found["finetune"].head_lr == 1 and found["finetune_long"].head_lr == found["finetune_all"].head_lr == 10
     assert found["finetune"].first == "head" and found["finetune_all"].first == "all"
     assert found["finetune_long"].epochs == 4 * found["finetune_all"].epochs
     assert found["finetune_long"].samples == found["finetune_all"].samples and found["finetune_full"].samples is None
