@@ -1,4 +1,4 @@
-"""ResNet-18, ResNet-34 and ResNet-50 (He et al. 2016) with torchvision's key names, so that the files drop into its users' code.
+"""ResNet-18, -34 and -50 (He et al. 2016) with torchvision's key names, so that the files drop into its users' code.
 
 Legend of shape suffixes: B samples, C channels, H height, W width.
 """

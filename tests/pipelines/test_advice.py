@@ -22,6 +22,10 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 QUOTED = re.compile(r"`([^`]*)`")
 # Every command that opens raw images has the short form of data.splits (see the last test).
 SHORT_FORMS = {"--splits"}
+# Rooms and files whose messages belong to a command of another name.
+OWN = {
+    "sweeps": "sweep", "tables": "table", "contact_sheet": "data show", "exchange": "export", "encoders": "transfer"
+}  # fmt: skip
 
 
 def commands() -> dict[str, set[str]]:
@@ -70,16 +74,8 @@ def allowed(path: str) -> set[str]:
     if path.startswith("pipelines/cli/") or path == "pipelines/__main__.py":
         return set.union(*COMMANDS.values())
     parts = Path(path).with_suffix("").parts
-    own = (
-        "sweep"
-        if "sweeps" in parts
-        else "table"
-        if "tables" in parts
-        else "data show"
-        if parts[-1] == "contact_sheet"
-        else parts[-1]
-    )
-    return EVERYWHERE | SHORT_FORMS | (COMMANDS.get(own, set()) if parts[0] == "pipelines" else set())
+    own = next((OWN[part] for part in parts if part in OWN), parts[-1] if parts[0] == "pipelines" else "")
+    return EVERYWHERE | SHORT_FORMS | COMMANDS.get(own, set())
 
 
 def wrong_advice(path: str, source: str) -> list[str]:
