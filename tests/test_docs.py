@@ -65,6 +65,7 @@ def test_every_key_is_there_as_it_is(title: str) -> None:
 
 def module_of(page: str, name: str, registry: Any, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Import the first program of a page as the module ``name``; what it registers is forgotten after the test."""
+    registry.all()  # what is first imported below would be forgotten with the module
     monkeypatch.setattr(registry, "known", dict(registry.known))
     monkeypatch.setattr(registry, "places", dict(registry.places))
     (folder / f"{name}.py").write_text(PAGE.with_name(page).read_text().partition("```python\n")[2].partition("```")[0])

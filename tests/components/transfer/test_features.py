@@ -25,6 +25,9 @@ class Images:
     def get(self, ids: Int64) -> dict[str, Tensor]:
         return {"image": self.image[ids], "label": self.label[ids]}
 
+    def labels(self) -> Int64:
+        return self.label.numpy()
+
 
 def small() -> Encoder:
     with torch.random.fork_rng():
