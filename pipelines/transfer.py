@@ -213,8 +213,9 @@ def _score(
     _check_counts(benchmark, prepared)
     told = Scoring(files, data, splits, benchmark, run.run_id, str(run.folder), run.recorder)
     value = Scored.from_json(run.groups.once(score, told))
+    counted = value.protocol.get("unseen_of", "samples")
     for split, share in value.protocol.get("unseen", {}).items():
-        run.say(f"{share:.1%} of the {split} samples are of classes that training has none of: scored as wrong")
+        run.say(f"{share:.1%} of the {split} {counted} are of classes that training has none of: scored as wrong")
     run.tracker.log_dict(run.run_id, value.to_json(), "score.json")
     run.log_metrics(_metrics(value))
     run.tracker.describe(run.run_id, f"{_story(value)}\n\nThe protocol is in `score.json`.")

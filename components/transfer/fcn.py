@@ -36,9 +36,12 @@ class FcnConfig(SegmentationConfig):
 
     name: str = "segmentation_fcn"
     kind: Literal["segmentation_fcn"] = "segmentation_fcn"
-    epochs: float = Field(12, gt=0, description="passes over the training split")
+    epochs: float = Field(8, gt=0, description="passes over the training split")
     batch: int = Field(8, ge=1, description="images per optimizer step")
     lrs: tuple[float, ...] = Field((2e-3,), description="learning rates of the head that are tried, one fit each")
+    balances: tuple[float, ...] = Field(
+        (0.5,), description="powers tried: a pixel counts as its class is frequent, to minus that power; one fit each"
+    )
     encoder_lr: float = Field(0.3, ge=0, description="of the encoder, in units of the head's; 0: it stays frozen")
     skips: int = Field(
         2, ge=0, description="finer maps that are added, where `layers` names none; each of its own size"
@@ -132,13 +135,12 @@ def augmented(
     metric="miou",
 )
 def run_fcn(config: FcnConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun) -> Score:
-    """Mean intersection over union of the network whose learning rate was best on val."""
+    """Mean intersection over union of the network whose learning rate and balance were best on val."""
     splits = open_splits(config, datasets)
     layers = read_layers(config, encoder.to(run.device), splits.canvas)
     fitted, ended = {}, {}
-    for lr in config.lrs:
-        choice = f"lr {lr:g}"
-        fitted[choice], ended[choice] = _fitted(config, encoder, layers, lr, splits, run)
+    for choice in config.choices:
+        fitted[choice], ended[choice] = _fitted(config, encoder, layers, choice, splits, run)
 
     def predict(image_BCHW: Tensor) -> Mapping[str, Tensor]:
         with reproducible(run.device, config.precision):
@@ -161,9 +163,10 @@ def _about_encoder(config: FcnConfig) -> str:
 
 
 def _fitted(
-    config: FcnConfig, encoder: Encoder, layers: tuple[str, ...], lr: float, splits: Splits, run: BenchmarkRun
+    config: FcnConfig, encoder: Encoder, layers: tuple[str, ...], choice: str, splits: Splits, run: BenchmarkRun
 ) -> tuple[Fcn, float]:
-    """(the network, fitted at one learning rate and in evaluation mode, its loss at the end)."""
+    """(the network, fitted at one learning rate and balance and in evaluation mode, its loss at the end)."""
+    lr, balance = config.choices[choice]
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         network = Fcn(copy.deepcopy(encoder), layers, config.hidden, len(splits.seen))
@@ -172,6 +175,8 @@ def _fitted(
         each.requires_grad_(config.encoder_lr > 0)
     network.encoder.train(config.encoder_lr > 0)
     images, nothing = splits.images["train"], len(splits.seen)
+    weight_S = splits.weights(balance).to(run.device)
+    weight_or_0 = F.pad(weight_S, (0, 1))  # of what is no value, too
 
     def loss(ids: Int64, step: int) -> Mapping[str, Tensor]:
         positions_B = torch.arange(len(ids), device=run.device) + step * len(ids)
@@ -187,10 +192,10 @@ def _fitted(
         with reproducible(run.device, config.precision):
             logits_BShw = network(rgb_BCHW.contiguous(memory_format=training_layout(encoder)) / 255)
         logits_BSHW = _enlarged(logits_BShw.float(), place_BHW.shape[1:])
-        sum_ = F.cross_entropy(logits_BSHW, place_BHW, ignore_index=nothing, reduction="sum")
-        return {"cross_entropy": sum_ / (place_BHW != nothing).sum().clamp(min=1)}
+        sum_ = F.cross_entropy(logits_BSHW, place_BHW, weight_S, ignore_index=nothing, reduction="sum")
+        return {"cross_entropy": sum_ / weight_or_0[place_BHW].sum().clamp(min=1)}
 
     head = Group([network.deep, network.skips])
     groups = [head, Group([network.encoder], lr=config.encoder_lr)] if config.encoder_lr else [head]
-    ended = fit(f"fcn-{lr:g}", groups, config.fitting(lr, CLIP), len(images), loss, run)
+    ended = fit(f"fcn {choice}", groups, config.fitting(lr, CLIP), len(images), loss, run)
     return network.eval(), ended["cross_entropy"]

@@ -25,7 +25,7 @@ from components.transfer.segmenting import SegmentationConfig, Splits, check_lay
 
 PROTOCOL = "segmentation/1"  # changes with anything that changes scores
 FEATURE_BYTES = 2 * 2**30  # of the training images; where they take more, they are computed anew in every epoch
-NO_CLIP = 1e9  # the classifiers of all learning rates are trained at once, and must not feel each other
+NO_CLIP = 1e9  # the classifiers of all choices are trained at once, and must not feel each other
 
 
 class LinearSegmentationConfig(SegmentationConfig):
@@ -33,8 +33,11 @@ class LinearSegmentationConfig(SegmentationConfig):
 
     name: str = "segmentation"
     kind: Literal["segmentation"] = "segmentation"
-    lrs: tuple[float, ...] = Field(
-        (3e-3, 1e-2, 3e-2, 1e-1), description="learning rates tried; the one that is best on val counts"
+    epochs: float = Field(15, gt=0, description="passes over the training split")
+    lrs: tuple[float, ...] = Field((3e-2, 1e-1), description="learning rates tried; the one that is best on val counts")
+    balances: tuple[float, ...] = Field(
+        (0.0, 0.5),
+        description="powers tried: a pixel counts as its class is frequent, to minus that power; best on val",
     )
     grid: Literal[2, 4, 8, 16] = Field(4, description="side of a cell of the grid, in pixels of the canvas")
 
@@ -129,9 +132,9 @@ def pixels_of_cells(place_BHW: Tensor, grid: tuple[int, int], values: int) -> Te
     return torch.stack([(cells_BPM == value).sum(2) for value in range(values)], 2).to(torch.int16)
 
 
-def cell_loss(logits_BPS: Tensor, pixels_BPS: Tensor) -> Tensor:
-    """Mean cross-entropy over the known pixels, each with the logits of its cell."""
-    pixels_BPS = pixels_BPS.to(logits_BPS.dtype)
+def cell_loss(logits_BPS: Tensor, pixels_BPS: Tensor, weight_S: Tensor) -> Tensor:
+    """Mean cross-entropy over the known pixels, each with the logits of its cell and the weight of its value."""
+    pixels_BPS = pixels_BPS * weight_S
     return -(pixels_BPS * logits_BPS.log_softmax(2)).sum() / pixels_BPS.sum().clamp(min=1)
 
 
@@ -147,11 +150,12 @@ def cell_loss(logits_BPS: Tensor, pixels_BPS: Tensor) -> Tensor:
 def run_segmentation(
     config: LinearSegmentationConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun
 ) -> Score:
-    """Mean intersection over union of the classifier whose learning rate was best on val."""
+    """Mean intersection over union of the classifier whose learning rate and balance were best on val."""
     splits = open_splits(config, datasets)
     stack = Stack(config, encoder.to(run.device), splits, run.device)
     stack.prepare(run)
-    heads = {lr: _linear(stack.channels, len(splits.seen), run.device) for lr in config.lrs}
+    heads = {choice: _linear(stack.channels, len(splits.seen), run.device) for choice in config.choices}
+    weights = {choice: splits.weights(balance).to(run.device) for choice, (_, balance) in config.choices.items()}
     total = len(splits.images["train"])
     pixels_NPS = torch.cat(
         [
@@ -163,15 +167,15 @@ def run_segmentation(
     def loss(ids: Int64, step: int) -> Mapping[str, Tensor]:
         features_BPD = stack.of_training(ids)
         pixels_BPS = pixels_NPS[torch.from_numpy(ids)].to(run.device)
-        return {f"lr {lr:g}": cell_loss(head(features_BPD), pixels_BPS) for lr, head in heads.items()}
+        return {each: cell_loss(head(features_BPD), pixels_BPS, weights[each]) for each, head in heads.items()}
 
     top = max(config.lrs)
-    groups = [Group([head], lr=lr / top) for lr, head in heads.items()]
+    groups = [Group([head], lr=config.choices[choice][0] / top) for choice, head in heads.items()]
     ended = fit("linear", groups, config.fitting(top, NO_CLIP), total, loss, run)
 
     def predict(image_BCHW: Tensor) -> Mapping[str, Tensor]:
         features_BPD = stack(image_BCHW)
-        found = {f"lr {lr:g}": head(features_BPD) for lr, head in heads.items()}
+        found = {choice: head(features_BPD) for choice, head in heads.items()}
         return {choice: each.transpose(1, 2).unflatten(2, stack.grid) for choice, each in found.items()}
 
     about = {

@@ -46,6 +46,9 @@ class SegmentationConfig(BenchmarkConfig):
     epochs: float = Field(30, gt=0, description="passes over the training split")
     batch: int = Field(16, ge=1, description="images per optimizer step")
     lrs: tuple[float, ...] = Field((1e-3,), description="learning rates tried; the one that is best on val counts")
+    balances: tuple[float, ...] = Field(
+        (0.0,), description="powers tried: a pixel counts as its class is frequent, to minus that power; best on val"
+    )
     weight_decay: float = Field(1e-4, ge=0, description="decoupled from the gradient (AdamW)")
     seed: int = Field(0, ge=0, description="of the order of samples, and of what else is drawn")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the encoder")
@@ -56,6 +59,18 @@ class SegmentationConfig(BenchmarkConfig):
         if not values or min(values) <= 0 or len(set(values)) < len(values):
             raise ValueError("lrs must be positive numbers, at least one, each once")
         return values
+
+    @field_validator("balances")
+    @classmethod
+    def _shares(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values or min(values) < 0 or max(values) > 1 or len(set(values)) < len(values):
+            raise ValueError("balances must be numbers from 0 to 1, at least one, each once")
+        return values
+
+    @property
+    def choices(self) -> dict[str, tuple[float, float]]:
+        """By name: (learning rate, balance), every one with every other."""
+        return {f"lr {lr:g} balance {each:g}": (lr, each) for each in self.balances for lr in self.lrs}
 
     def fitting(self, lr: float, clip: float) -> FitConfig:
         """How one fit is done."""
@@ -91,6 +106,7 @@ class Splits:
     images: Mapping[str, WholeImages]
     names: tuple[str, ...]  # of the values 0, 1, ...
     seen: Int64  # (S,): values that training pixels have
+    pixels: Int64  # (S,): how many have each
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -103,6 +119,12 @@ class Splits:
         found = np.full(256, len(self.seen), np.int64)
         found[self.seen] = np.arange(len(self.seen))
         return found
+
+    def weights(self, balance: float) -> Tensor:
+        """(S,): how much a pixel of each value counts, 1 on the average of the training pixels."""
+        share_S = self.pixels / self.pixels.sum()
+        weight_S = share_S**-balance
+        return torch.from_numpy(weight_S / (weight_S @ share_S)).float()
 
     def targets(self, ids: Int64) -> Tensor:
         """Places in ``seen`` of the training masks on the canvas, int64 (B, H, W); S where there is none."""
@@ -118,12 +140,14 @@ def open_splits(config: SegmentationConfig, datasets: Datasets) -> Splits:
     canvas = canvas_for(splits["train"], config.side)
     images = {name: WholeImages(each, canvas, ("mask",)) for name, each in splits.items()}
     names = (BACKGROUND, *getattr(datasets["train"], "classes", ()))
-    pixels = sum(value_counts(images["train"].read(each), names) for each in range(len(images["train"])))
+    pixels = np.zeros(len(names), np.int64)
+    for each in range(len(images["train"])):
+        pixels += value_counts(images["train"].read(each), names)
     seen = np.flatnonzero(pixels)
     if len(seen) < 2:
         found = f"pixels of {names[seen[0]]} alone" if len(seen) else "no pixel that anybody knows"
         raise UserError(f"the training masks have {found}: use masks of two classes or more, or a class and background")
-    return Splits(images, names, seen)
+    return Splits(images, names, seen, pixels[seen])
 
 
 def value_counts(whole: Whole, names: tuple[str, ...]) -> Int64:

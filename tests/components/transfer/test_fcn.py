@@ -19,7 +19,7 @@ from components.transfer.protocol import check_benchmark, get_benchmark, get_pro
 from tests.components.transfer.test_fitting import Kept
 from tests.components.transfer.test_segmentation import Pictures, encoder, shapes
 
-CONFIG = FcnConfig(side=64, epochs=14, batch=4, lrs=(5e-3,), hidden=16)
+CONFIG = FcnConfig(side=64, epochs=14, batch=4, lrs=(5e-3,), balances=(0.0,), hidden=16)
 STILL = {"scale_from": 1.0, "scale_to": 1.0, "mirror": False}
 NONE = 4
 
@@ -29,7 +29,7 @@ def test_coloured_shapes_are_learned() -> None:
     score = run_benchmark(CONFIG, encoder(), shapes(), run)
     assert score.metric == "miou" and score.split == "test" and score.n == 6
     assert score.value > 0.7 and score.others["pixel_accuracy"] > 0.9
-    assert score.layers == {"lr 0.005": score.layers["lr 0.005"]} and len(run.pictures) == 1
+    assert score.layers == {"lr 0.005 balance 0": score.layers[score.layer]} and len(run.pictures) == 1
     assert score.protocol["layers"] == ["layer2", "layer3", "layer4"]
 
 
@@ -38,7 +38,7 @@ def test_rates_are_compared_on_val_each_from_the_same_encoder() -> None:
     before = copy.deepcopy(given.state_dict())
     short = CONFIG.model_copy(update={"epochs": 2.0})
     both = run_benchmark(short.model_copy(update={"lrs": (1e-6, 5e-3)}), given, shapes())
-    assert both.layer == "lr 0.005"
+    assert both.layer == "lr 0.005 balance 0"
     assert all(torch.equal(before[key], each) for key, each in given.state_dict().items())
     assert run_benchmark(short, encoder(), shapes()).value == both.value
 
@@ -60,7 +60,9 @@ def test_a_frozen_encoder_stays_as_it_is() -> None:
     assert "frozen" in score.protocol["classifier"] and score.value > 0.05
     run = Kept()
     run_benchmark(frozen, encoder(), shapes(), run)
-    assert not any(key.startswith("2.") for key in run.kept["fcn-0.005"]["modules"])  # the head's two parts alone
+    assert not any(
+        key.startswith("2.") for key in run.kept["fcn lr 0.005 balance 0"]["modules"]
+    )  # the head's two parts alone
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.components.data.test_whole import InMemory, png
 from tests.components.transfer.test_fitting import Kept
 
 COLOURS = np.array([(40, 40, 40), (220, 30, 30), (30, 200, 40), (40, 60, 230)], np.uint8)  # by value
-CONFIG = LinearSegmentationConfig(side=64, epochs=12, batch=4, lrs=(0.01, 0.1))
+CONFIG = LinearSegmentationConfig(side=64, epochs=12, batch=4, lrs=(0.01, 0.1), balances=(0.0,))
 
 
 class Shapes(InMemory):
@@ -80,7 +80,10 @@ def test_coloured_shapes_are_learned_and_shown() -> None:
     score = run_benchmark(CONFIG, encoder(), shapes(), run)
     assert score.metric == "miou" and score.split == "test" and score.n == 6
     assert score.value > 0.75 and score.others["pixel_accuracy"] > 0.9
-    assert score.layers[score.layer] == max(score.layers.values()) and score.layers.keys() == {"lr 0.01", "lr 0.1"}
+    assert score.layers[score.layer] == max(score.layers.values()) and score.layers.keys() == {
+        "lr 0.01 balance 0",
+        "lr 0.1 balance 0",
+    }
     named = [score.others[f"iou/{name}"] for name in ("background", "red", "green", "blue")]
     assert score.value == pytest.approx(np.mean(named))
     assert len(score.resampled) == 1000 and abs(np.mean(score.resampled) - score.value) < 0.03
@@ -176,6 +179,8 @@ def test_what_does_not_go_together_is_said_before() -> None:
         check_benchmark(found.model_copy(update={"side": 32}), _Narrow())
     with pytest.raises(UserError, match="lrs must be positive numbers"):
         LinearSegmentationConfig.parse({"lrs": (0.1, 0.1)})
+    with pytest.raises(UserError, match="balances must be numbers from 0 to 1"):
+        LinearSegmentationConfig.parse({"balances": (0.5, 2)})
 
 
 class _Narrow(Encoder):
@@ -222,8 +227,11 @@ def test_the_loss_of_cells_is_that_of_their_pixels() -> None:
     pixels_BPS = pixels_of_cells(place_BHW, (2, 3), 3)
     logits_BSHW = logits_BPS.transpose(1, 2).reshape(2, 3, 2, 3).repeat_interleave(4, 2).repeat_interleave(4, 3)
     wanted = F.cross_entropy(logits_BSHW, place_BHW, ignore_index=3)
-    assert cell_loss(logits_BPS, pixels_BPS).item() == pytest.approx(wanted.item(), abs=1e-6)
-    assert cell_loss(logits_BPS, torch.zeros_like(pixels_BPS)).item() == 0
+    assert cell_loss(logits_BPS, pixels_BPS, torch.ones(3)).item() == pytest.approx(wanted.item(), abs=1e-6)
+    assert cell_loss(logits_BPS, torch.zeros_like(pixels_BPS), torch.ones(3)).item() == 0
+    weight_S = torch.tensor([0.5, 3.0, 1.0])
+    wanted = F.cross_entropy(logits_BSHW, place_BHW, weight_S, ignore_index=3)
+    assert cell_loss(logits_BPS, pixels_BPS, weight_S).item() == pytest.approx(wanted.item(), abs=1e-6)
 
 
 def test_features_are_standardized_over_what_the_images_cover() -> None:
@@ -241,3 +249,15 @@ def test_features_are_standardized_over_what_the_images_cover() -> None:
     varies_D = deviation_D > 0  # a channel that is dead everywhere stays zero
     assert inside_PD.mean(0).abs().max() < 1e-3 and varies_D.float().mean() > 0.9
     assert torch.allclose(deviation_D[varies_D], torch.tensor(1.0), atol=1e-3)
+
+
+def test_balanced_pixels_of_rare_classes_weigh_as_much_as_those_of_frequent_ones() -> None:
+    opened = open_splits(CONFIG, shapes())
+    assert opened.weights(0.0).tolist() == pytest.approx([1.0] * 4)
+    whole = opened.weights(1.0).double().numpy() * opened.pixels
+    assert whole == pytest.approx(np.full(4, opened.pixels.sum() / 4))
+    root = opened.weights(0.5).double().numpy()
+    assert root**2 * opened.pixels == pytest.approx(np.full(4, root[0] ** 2 * opened.pixels[0]))
+    assert CONFIG.model_copy(update={"balances": (0.0, 1.0)}).choices.keys() == {
+        "lr 0.01 balance 0", "lr 0.1 balance 0", "lr 0.01 balance 1", "lr 0.1 balance 1"
+    }  # fmt: skip
