@@ -63,7 +63,7 @@ class DetectionConfig(BenchmarkConfig):
     width: int = Field(64, ge=8, description="channels of the head")
     depth: int = Field(0, ge=0, description="3 x 3 convolutions that classes and boxes share, before their own ones")
     epochs: float = Field(30, gt=0, description="passes over the training split")
-    batch: int = Field(16, ge=1, description="images per optimizer step")
+    batch: int = Field(8, ge=1, description="images per optimizer step")
     lr: float = Field(3e-3, gt=0, description="largest learning rate of the head")
     encoder_lr: float = Field(0.0, ge=0, description="that of the encoder, in units of the head's; 0: it is frozen")
     scale: tuple[float, float] = Field(
@@ -143,7 +143,7 @@ def run_detection(config: DetectionConfig, encoder: Encoder, datasets: Datasets,
     if replaced := {name: each.replaced for name, each in images.items() if each.replaced}:
         protocol["replaced"] = replaced
     if unseen:
-        protocol["unseen"] = unseen
+        protocol |= {"unseen": unseen, "unseen_of": "boxes"}
     layer = "+".join(layers)
     return Score(
         benchmark=config.name,
