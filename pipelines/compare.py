@@ -6,7 +6,7 @@ from typing import Literal
 
 from components.config import BenchmarkConfig, DataConfig
 from components.errors import Diverged, UserError
-from components.transfer.statistics import SHARES, Estimate, Measured, gap_between, score_interval
+from components.transfer.metrics.statistics import SHARES, Estimate, Measured, gap_between, score_interval
 from pipelines.encoders import file_at
 from pipelines.recipe_checks import data_name
 from pipelines.session import Session

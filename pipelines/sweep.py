@@ -12,8 +12,8 @@ from typing import Any
 from components.config import Recipe
 from components.data.labels import check_labels_seen
 from components.errors import Diverged, UserError
+from components.transfer.metrics.statistics import gap_between
 from components.transfer.protocol import all_protocols, get_protocol
-from components.transfer.statistics import gap_between
 from infra.cluster import connect, nodes
 from infra.tracking import open_tracker
 from pipelines.data.prepared import Prepared

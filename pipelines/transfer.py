@@ -13,13 +13,13 @@ from components.errors import UserError
 from components.keys import deciding
 from components.networks.encoder import CONFIG_FILE, WEIGHTS_FILE, load_encoder
 from components.tasks.base import parts_of
+from components.transfer.metrics.statistics import Measured
 from components.transfer.protocol import (
     UNTESTED,
     Score,
     check_benchmark,
     get_benchmark,
 )
-from components.transfer.statistics import Measured
 from infra.storage import sha256_of
 from infra.tracking import open_tracker
 from pipelines.data.opening import read_index_file

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from components.data.scramble import Int64
 from components.errors import UserError
 from components.networks.encoder import Encoder
-from components.transfer.classifying import Batches, TrainedConfig, score_trained
 from components.transfer.features import evaluating, reproducible
-from components.transfer.fitting import FitConfig, Group, fit
+from components.transfer.heads.classifying import Batches, TrainedConfig, score_trained
+from components.transfer.heads.fitting import FitConfig, Group, fit
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 from components.transfer.recalibration import How, recalibrated
 

@@ -25,7 +25,11 @@ from components.data.scramble import Int64
 from components.data.whole import Members, WholeImages, canvas_for
 from components.errors import UserError
 from components.networks.encoder import Encoder
-from components.transfer.average_precision import (
+from components.transfer.features import evaluating
+from components.transfer.heads.detection_views import FrozenViews, MovedViews, Reader, Views, in_batches
+from components.transfer.heads.fcos import Head, boxes_of, centres, detect, losses
+from components.transfer.heads.fitting import FitConfig, Group, fit
+from components.transfer.metrics.average_precision import (
     COCO_OVERLAPS,
     Detections,
     Matches,
@@ -36,12 +40,8 @@ from components.transfer.average_precision import (
     match_coco,
     match_voc,
 )
-from components.transfer.detection_views import FrozenViews, MovedViews, Reader, Views, in_batches
-from components.transfer.fcos import Head, boxes_of, centres, detect, losses
-from components.transfer.features import evaluating
-from components.transfer.fitting import FitConfig, Group, fit
+from components.transfer.metrics.statistics import Floats, resample
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
-from components.transfer.statistics import Floats, resample
 
 PROTOCOL = "detection/1"  # changes with anything that changes scores
 MOST_UNSEEN = 0.5  # share of the judged objects that may be of classes that training lacks

@@ -22,10 +22,10 @@ from components.data.whole import GREY
 from components.draws import Draws
 from components.networks.encoder import Encoder
 from components.transfer.features import evaluating, reproducible
-from components.transfer.fitting import Group, fit
-from components.transfer.memory_layout import training_layout
+from components.transfer.heads.fitting import Group, fit
+from components.transfer.heads.memory_layout import training_layout
+from components.transfer.heads.segmenting import SegmentationConfig, Splits, check_layers, open_splits, scored
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
-from components.transfer.segmenting import SegmentationConfig, Splits, check_layers, open_splits, scored
 
 PROTOCOL = "segmentation_fcn/1"  # changes with anything that changes scores
 CLIP = 10.0

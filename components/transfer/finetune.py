@@ -17,9 +17,9 @@ from components.config import FrozenConfig, ProbeConfig
 from components.data.scramble import Int64
 from components.errors import Diverged
 from components.networks.encoder import Encoder
-from components.transfer.classifying import Batches, TrainedConfig, score_trained
 from components.transfer.features import Features, evaluating, extract, reproducible, subset
-from components.transfer.fitting import FitConfig, Group, fit
+from components.transfer.heads.classifying import Batches, TrainedConfig, score_trained
+from components.transfer.heads.fitting import FitConfig, Group, fit
 from components.transfer.probe import LayerProbe, linear_probe
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 from components.transfer.recalibration import recalibrated

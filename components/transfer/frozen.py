@@ -13,9 +13,9 @@ from components.config import BenchmarkConfig, FrozenConfig
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Features, extract, subset
+from components.transfer.metrics.statistics import resample_share
 from components.transfer.protocol import BenchmarkRun, Datasets, Score
 from components.transfer.recalibration import recalibrated
-from components.transfer.statistics import resample_share
 
 MOST_UNSEEN = 0.5
 

@@ -21,10 +21,10 @@ from components.networks.encoder import Encoder
 from components.transfer.features import Dataset, Features, extract, probed_layers, subset
 from components.transfer.frozen import best_layer, classes_of, protocol_of, share_unseen
 from components.transfer.logistic import Problem
+from components.transfer.metrics.statistics import resample
 from components.transfer.probe import Classifier, Standard
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 from components.transfer.recalibration import recalibrated
-from components.transfer.statistics import resample
 
 PROTOCOL = "low_shot/1"  # changes with anything that changes scores
 SEEN = 1000  # training images, without their labels, that features are standardized by

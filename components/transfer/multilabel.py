@@ -24,11 +24,11 @@ from components.networks.encoder import Encoder
 from components.transfer.features import extract, probed_layers, subset
 from components.transfer.frozen import best_layer
 from components.transfer.logistic import Problem
+from components.transfer.metrics.ranking import ABSENT, IGNORED, PRESENT, RULES, Rankings, Truth
+from components.transfer.metrics.statistics import resample
 from components.transfer.probe import Standard
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
-from components.transfer.ranking import ABSENT, IGNORED, PRESENT, RULES, Rankings, Truth
 from components.transfer.recalibration import recalibrated
-from components.transfer.statistics import resample
 
 PROTOCOL = "multilabel/1"  # changes with anything that changes scores
 METRIC = "map11"

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from components.data.scramble import Int64
 from components.networks.encoder import Encoder
 from components.transfer.features import evaluating, reproducible
-from components.transfer.fitting import Group, fit
+from components.transfer.heads.fitting import Group, fit
+from components.transfer.heads.segmenting import SegmentationConfig, Splits, check_layers, open_splits, scored
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
-from components.transfer.segmenting import SegmentationConfig, Splits, check_layers, open_splits, scored
 
 PROTOCOL = "segmentation/1"  # changes with anything that changes scores
 FEATURE_BYTES = 2 * 2**30  # of the training images; where they take more, they are computed anew in every epoch

@@ -14,8 +14,8 @@ from components.config import Recipe
 from components.errors import Diverged, Stopped, UserError
 from components.pictures.measure import MeasureConfig
 from components.tasks.base import get_task, makes_pictures
+from components.transfer.metrics.statistics import Estimate, gap_closed
 from components.transfer.protocol import get_protocol
-from components.transfer.statistics import Estimate, gap_closed
 from infra.errors import OutsideError
 from pipelines.data.prepared import Prepared
 from pipelines.measure import measure_step

@@ -8,8 +8,8 @@ from typing import Any
 
 from components.config import Recipe
 from components.errors import Diverged
+from components.transfer.metrics.statistics import mean_interval
 from components.transfer.protocol import get_protocol
-from components.transfer.statistics import mean_interval
 from pipelines.sweeps.trials import Steps
 from pipelines.table import with_seed
 from pipelines.transfer import transfer_step

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.config import BenchmarkConfig, Recipe
+from components.transfer.metrics.statistics import Z95, Measured, image_variance
 from components.transfer.protocol import all_protocols, get_benchmark, get_protocol
-from components.transfer.statistics import Z95, Measured, image_variance
 from pipelines.recipes import load_recipe
 from pipelines.steps.results import Finished
 from pipelines.sweeps.config import Sweep

@@ -9,9 +9,9 @@ from functools import cached_property
 from components.config import Recipe
 from components.errors import Diverged
 from components.tasks.base import parts_of
+from components.transfer.metrics.statistics import Measured, gap_between, gap_share, score_interval
 from components.transfer.probe import WIDEN
 from components.transfer.protocol import get_benchmark, get_protocol
-from components.transfer.statistics import Measured, gap_between, gap_share, score_interval
 from pipelines.recipe_checks import data_name
 from pipelines.steps.results import Json, StepResult
 from pipelines.steps.step import Step

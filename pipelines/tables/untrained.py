@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.transfer.statistics import Measured, gap_between
+from components.transfer.metrics.statistics import Measured, gap_between
 
 LEARNED = "genoise.better_than_untrained"  # tag of a registered model: yes, no or unknown
 WARNING = "genoise.warning"  # tag of a registered model: what has to be said of it, or nothing

@@ -11,7 +11,7 @@ from scipy import stats
 from components.config import DataConfig, EncoderConfig, ProbeConfig
 from components.errors import UserError
 from components.networks.encoder import build_encoder, save_encoder
-from components.transfer.statistics import resample_share
+from components.transfer.metrics.statistics import resample_share
 from pipelines import compare as pipeline
 from pipelines.compare import Answer, Question, answer_of
 from pipelines.session import Session

@@ -9,11 +9,11 @@ import torch
 from components.config import EncoderConfig
 from components.errors import UserError
 from components.networks.encoder import build_encoder
-from components.transfer import fitting
-from components.transfer.classifying import Batches
 from components.transfer.conv import ConvConfig, head_of
+from components.transfer.heads import fitting
+from components.transfer.heads.classifying import Batches
 from components.transfer.protocol import check_benchmark, get_protocol, run_benchmark
-from tests.components.transfer.test_fitting import Kept
+from tests.components.transfer.heads.test_fitting import Kept
 from tests.components.transfer.test_low_shot import data
 from tests.components.transfer.test_probe import CLASSES, TwoLayers
 

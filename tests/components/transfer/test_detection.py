@@ -14,13 +14,13 @@ from components.data.boxes import pack_objects
 from components.data.whole import GREY, WholeImages
 from components.errors import UserError
 from components.networks.encoder import Encoder, build_encoder
-from components.transfer import detection_views, fitting
 from components.transfer.detection import DetectionConfig, train
-from components.transfer.detection_views import FrozenViews, Reader, gathered, move_objects, moved
-from components.transfer.fcos import NONE, PASSED, Objects
+from components.transfer.heads import detection_views, fitting
+from components.transfer.heads.detection_views import FrozenViews, Reader, gathered, move_objects, moved
+from components.transfer.heads.fcos import NONE, PASSED, Objects
 from components.transfer.protocol import BenchmarkRun, check_benchmark, get_benchmark, get_protocol, run_benchmark
 from tests.components.data.test_whole import InMemory, png
-from tests.components.transfer.test_fitting import Kept
+from tests.components.transfer.heads.test_fitting import Kept
 
 COLOURS = np.array([(220, 30, 30), (30, 200, 40)], np.uint8)
 CONFIG = DetectionConfig(side=80, epochs=30, batch=4, width=16, depth=1, lr=0.01)

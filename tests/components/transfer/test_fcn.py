@@ -12,11 +12,11 @@ from components.data.whole import GREY
 from components.draws import Draws
 from components.errors import UserError
 from components.networks.encoder import build_encoder
-from components.transfer import fitting
 from components.transfer.fcn import Fcn, FcnConfig, augmented, read_layers
-from components.transfer.memory_layout import training_layout
+from components.transfer.heads import fitting
+from components.transfer.heads.memory_layout import training_layout
 from components.transfer.protocol import check_benchmark, get_benchmark, get_protocol, run_benchmark
-from tests.components.transfer.test_fitting import Kept
+from tests.components.transfer.heads.test_fitting import Kept
 from tests.components.transfer.test_segmentation import Pictures, encoder, shapes
 
 CONFIG = FcnConfig(side=64, epochs=14, batch=4, lrs=(5e-3,), balances=(0.0,), hidden=16)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from components.config import EncoderConfig
 from components.errors import Diverged, UserError
 from components.networks.encoder import Encoder, build_encoder
-from components.transfer import fitting
 from components.transfer.finetune import FinetuneConfig, Tuned, groups_of, probe_of
+from components.transfer.heads import fitting
 from components.transfer.protocol import get_protocol, run_benchmark
 from components.transfer.recalibration import recalibrated
-from tests.components.transfer.test_fitting import Kept
+from tests.components.transfer.heads.test_fitting import Kept
 from tests.components.transfer.test_low_shot import data
 from tests.components.transfer.test_probe import CLASSES
 

@@ -15,9 +15,9 @@ from components.data.images import encode_png
 from components.data.sources.base import UNKNOWN
 from components.errors import UserError
 from components.transfer.features import extract
+from components.transfer.metrics.ranking import ABSENT, IGNORED, PRESENT, RULES, ClassRanking, Rankings
 from components.transfer.multilabel import MultilabelConfig, Tagged, field_of, fit_regressions
 from components.transfer.protocol import run_benchmark
-from components.transfer.ranking import ABSENT, IGNORED, PRESENT, RULES, ClassRanking, Rankings
 from tests.components.data.test_whole import InMemory, png
 from tests.components.transfer.test_probe import TwoLayers
 

@@ -15,13 +15,14 @@ from components.data.images import encode_png
 from components.data.whole import WholeImages
 from components.errors import UserError
 from components.networks.encoder import Encoder, build_encoder
-from components.transfer import fitting, segmentation
-from components.transfer.intersection import Overlaps, confusion
+from components.transfer import segmentation
+from components.transfer.heads import fitting
+from components.transfer.heads.segmenting import PALETTE, open_splits, own_size
+from components.transfer.metrics.intersection import Overlaps, confusion
 from components.transfer.protocol import check_benchmark, get_benchmark, get_protocol, run_benchmark
 from components.transfer.segmentation import LinearSegmentationConfig, cell_loss, pixels_of_cells
-from components.transfer.segmenting import PALETTE, open_splits, own_size
 from tests.components.data.test_whole import InMemory, png
-from tests.components.transfer.test_fitting import Kept
+from tests.components.transfer.heads.test_fitting import Kept
 
 COLOURS = np.array([(40, 40, 40), (220, 30, 30), (30, 200, 40), (40, 60, 230)], np.uint8)  # by value
 CONFIG = LinearSegmentationConfig(side=64, epochs=12, batch=4, lrs=(0.01, 0.1), balances=(0.0,))

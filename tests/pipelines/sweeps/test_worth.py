@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.transfer.statistics import gap_share
+from components.transfer.metrics.statistics import gap_share
 from pipelines.recipes import load_recipe
 from pipelines.steps.results import StepResult
 from pipelines.sweeps.config import Sweep, make_sweep

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from components.data.scramble import Int64
 from components.errors import Diverged
-from components.transfer import fitting
-from components.transfer.fitting import FitConfig, Group, batch_of, fit
+from components.transfer.heads import fitting
+from components.transfer.heads.fitting import FitConfig, Group, batch_of, fit
 from components.transfer.protocol import BenchmarkRun
 
 CONFIG = FitConfig(epochs=8, batch=8, lr=0.05, weight_decay=0.0)

@@ -18,8 +18,8 @@ from components.draws import Draws
 from components.networks.encoder import Encoder
 from components.transfer.features import BATCH, Dataset, Features, subset
 from components.transfer.frozen import classes_of, protocol_of, share_unseen
+from components.transfer.metrics.statistics import resample_share
 from components.transfer.protocol import BenchmarkRun, Datasets, Score
-from components.transfer.statistics import resample_share
 
 # Images, float (B, 3, H, W) in [0, 1], and names of choices -> logits (B, K) of each.
 Predict = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]

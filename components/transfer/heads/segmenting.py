@@ -26,10 +26,10 @@ from components.data.whole import Members, Whole, WholeImages, canvas_for
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import evaluating
-from components.transfer.fitting import FitConfig
-from components.transfer.intersection import Overlaps, confusion
+from components.transfer.heads.fitting import FitConfig
+from components.transfer.metrics.intersection import Overlaps, confusion
+from components.transfer.metrics.statistics import resample
 from components.transfer.protocol import BenchmarkRun, Datasets, Score
-from components.transfer.statistics import resample
 
 BACKGROUND = "background"
 MOST_UNSEEN = 0.5  # share of the judged pixels that may be of values that training lacks

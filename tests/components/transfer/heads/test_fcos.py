@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.transfer.fcos import (
+from components.transfer.heads.fcos import (
     NONE,
     PASSED,
     RADIUS,

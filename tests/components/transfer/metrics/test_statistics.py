@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from components.transfer.statistics import (
+from components.transfer.metrics.statistics import (
     RESAMPLES,
     Floats,
     Measured,

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score
 
 from components.data.arrays import UInt8
-from components.transfer.intersection import Overlaps, confusion
-from components.transfer.statistics import resample
+from components.transfer.metrics.intersection import Overlaps, confusion
+from components.transfer.metrics.statistics import resample
 
 CASES = 3000
 VOID = 255

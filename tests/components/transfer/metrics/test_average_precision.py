@@ -7,7 +7,7 @@ import pytest
 from faster_coco_eval import COCO, COCOeval_faster
 
 from components.data.boxes import Floats, Objects
-from components.transfer.average_precision import (
+from components.transfer.metrics.average_precision import (
     Detections,
     Matches,
     Truth,

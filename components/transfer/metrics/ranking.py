@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from components.data.arrays import Bools
 from components.data.boxes import Floats
 from components.data.scramble import Int64
-from components.transfer.average_precision import eleven_points
+from components.transfer.metrics.average_precision import eleven_points
 
 Truth = NDArray[np.int8]  # of an image and a class: PRESENT, ABSENT or IGNORED
 PRESENT, ABSENT, IGNORED = 1, 0, -1

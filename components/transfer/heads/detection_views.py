@@ -16,8 +16,8 @@ from components.data.scramble import Int64
 from components.data.whole import GREY, WholeImages
 from components.draws import Draws
 from components.networks.encoder import Encoder
-from components.transfer.fcos import NONE, PASSED, Objects, at_most
 from components.transfer.features import evaluating, reproducible
+from components.transfer.heads.fcos import NONE, PASSED, Objects, at_most
 from components.transfer.protocol import BenchmarkRun
 
 FEATURE_BYTES = 2 * 2**30  # of the training images' maps; where they take more, they are computed at every step
