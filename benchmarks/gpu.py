@@ -145,11 +145,11 @@ def parts_on(device: str) -> tuple[list[Part], list[list[str]], list[str]]:
 def main(arguments: list[str]) -> None:
     """Run all parts; ends the process with 1 where one did not come to its end."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300.0, help="that it may take")
+    parser.add_argument("--seconds", type=float, help="that it may take; default: 300, and 900 without a GPU")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: a GPU where there is one")
     parser.add_argument("--json", action="store_true", help="the figures as JSON in the last line")
     options = parser.parse_args(arguments)
-    until = time.monotonic() + options.seconds
+    began = time.monotonic()
     if missing := [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]:
         parser.error(f"it needs {', '.join(missing)}: pip install {' '.join(missing)}")
     import torch
@@ -157,6 +157,7 @@ def main(arguments: list[str]) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU here; leave --device out to try the CPU")
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    until = began + (options.seconds or (300.0 if device == "cuda" else 900.0))
     parts, beside, left_out = parts_on(device)
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name() if device == 'cuda' else 'no GPU'}")
     if left_out:
