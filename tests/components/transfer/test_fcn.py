@@ -177,3 +177,14 @@ def test_narrow_networks_are_not_trained_channels_last() -> None:
     assert layouts == [
         torch.channels_last, torch.contiguous_format, torch.contiguous_format, torch.channels_last
     ]  # fmt: skip
+
+
+def test_the_head_begins_as_its_seed_says_whatever_was_drawn_before() -> None:
+    short, given = CONFIG.model_copy(update={"epochs": 1.0}), encoder()
+    first = run_benchmark(short, given, shapes())
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    assert run_benchmark(short, given, shapes()) == first
+    assert torch.equal(before, torch.random.get_rng_state())
+    other = run_benchmark(short.model_copy(update={"seed": 1}), given, shapes())
+    assert other.protocol["train_loss"] != first.protocol["train_loss"]
