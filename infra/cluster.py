@@ -40,6 +40,7 @@ PRIVATE = {
 
 
 _starting = threading.Event()  # while a private instance starts
+_used = threading.Event()  # since this process first asked for Ray
 
 
 def shared_address(address: str | None = None) -> str | None:
@@ -56,6 +57,7 @@ def connect(address: str | None = None, min_cpus: int = 0, log_to_driver: bool =
     print. Raises Interrupted once the end of the command has begun: Ray does not start again.
     """
     ending.check()
+    _used.set()
     if not ray.is_initialized():
         for key, value in SETTINGS.items():
             os.environ.setdefault(key, value)
@@ -91,7 +93,10 @@ def _explain(error: Exception, shared: str | None, told_by: str) -> str:
 
 
 def leave() -> None:
-    """Leave Ray; a private instance ends, with all of its processes. No other thread may be using Ray any more."""
+    """Leave Ray, where it was used; a private instance ends, with all of its processes. No other thread may be using
+    Ray any more."""
+    if not _used.is_set():
+        return  # processes of this one are somebody else's
     started = ending.descendants()
     if not _starting.is_set():  # or this would wait until it has started
         ray.shutdown()

@@ -7,6 +7,7 @@ intervals are scipy's.
 import csv
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ SETTINGS = {
     "training.probe_every": 8,
 }
 TOLERANCE = 0.01  # of a score in [0, 1]: two solvers that stop at 1e-5 nats of the optimum differ in a few images
+DRAWN = 0.12  # of an interval: a bootstrap of 1000 samples beside the formula, of images that differ in a few
+
+Audited = dict[
+    str, list[tuple[float, float, np.ndarray]]
+]  # recipe: of each seed val, test, which test images are right
 
 
 def samples(shards: Path, split: str) -> tuple[torch.Tensor, np.ndarray]:
@@ -48,9 +54,9 @@ def samples(shards: Path, split: str) -> tuple[torch.Tensor, np.ndarray]:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255, np.array(labels)
 
 
-def audit(home: Path, shards: Path, scores: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """{recipe: (val, test) of every seed}: the stored encoder, a probe of the chosen layer at the chosen penalty."""
-    tracker, found = open_tracker(home), dict[str, list[tuple[float, float]]]()
+def audit(home: Path, shards: Path, scores: list[dict[str, Any]]) -> Audited:
+    """What the stored encoder is worth by a probe of the chosen layer at the chosen penalty."""
+    tracker, found = open_tracker(home), Audited()
     data = {split: samples(shards, split) for split in ("train", "val", "test")}
     for score in scores:
         inputs = json.loads(tracker.get_run(score["run_id"]).tags["genoise.inputs"])
@@ -65,8 +71,8 @@ def audit(home: Path, shards: Path, scores: list[dict[str, Any]]) -> dict[str, l
         scaler = StandardScaler().fit(features["train"])
         penalty, y = score["protocol"]["layers"][score["layer"]]["penalty"], data["train"][1]
         probe = LogisticRegression(C=1 / (penalty * len(y)), max_iter=2000).fit(scaler.transform(features["train"]), y)
-        both = (probe.score(scaler.transform(features[split]), data[split][1]) for split in ("val", "test"))
-        found.setdefault(score["recipe"], []).append((next(both), next(both)))
+        val, test = (probe.predict(scaler.transform(features[k])) == data[k][1] for k in ("val", "test"))
+        found.setdefault(score["recipe"], []).append((val.mean(), test.mean(), test))
     return found
 
 
@@ -75,17 +81,21 @@ def interval(values: np.ndarray) -> float:
     return float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)) if len(values) > 1 else 0.0
 
 
-def shares(
-    own: np.ndarray, random: np.ndarray, supervised: np.ndarray, n: int
-) -> tuple[float | None, float, float, float]:
-    """The share of the gap and half its interval, the gap and half its own; from test scores by seed."""
-    gap, share = (supervised - random).mean(), (own - random).mean() / (supervised - random).mean()
-    drawn = [1.96**2 * p * (1 - p) / (n + 2) for p in ((s.mean() * n + 1) / (n + 2) for s in (own, random, supervised))]
-    width = np.sqrt(interval(supervised - random) ** 2 + drawn[1] + drawn[2])
-    error = np.sqrt(
-        interval(own - random - share * (supervised - random)) ** 2
-        + drawn[0] + (1 - share) ** 2 * drawn[1] + share**2 * drawn[2]
-    )  # fmt: skip
+def drawn(right_N: np.ndarray) -> float:
+    """Half of the 95 % interval of a mean over test images."""
+    return float(1.96 * right_N.std(ddof=1) / np.sqrt(len(right_N)))
+
+
+Ends = tuple[np.ndarray, np.ndarray]  # of a recipe: test scores by seed, and how right each image is, mean over seeds
+
+
+def shares(own: Ends, random: Ends, supervised: Ends) -> tuple[float | None, float, float, float]:
+    """The share of the gap and half its interval, the gap and half its own; by seed and by image, in pairs."""
+    whole, part = supervised[0] - random[0], own[0] - random[0]
+    gap, share = whole.mean(), part.mean() / whole.mean()
+    width = np.hypot(interval(whole), drawn(supervised[1] - random[1]))
+    left = own[1] - random[1] - share * (supervised[1] - random[1])
+    error = np.hypot(interval(part - share * whole), drawn(left))
     return (share if gap > width else None), error / gap, gap, width
 
 
@@ -102,11 +112,11 @@ def unpack(cifar: Path, to: Path) -> None:
                 Image.fromarray(tile).save(path)
 
 
-def check(table: dict[str, Any], found: dict[str, list[tuple[float, float]]]) -> None:
+def check(table: dict[str, Any], found: Audited) -> None:
     """Every figure of the table against the audit, and against the scores that it stands on."""
     stored: dict[str, list[float]] = {}
     for score in table["scores"]:
-        val, test = found[score["recipe"]][len(stored.setdefault(score["recipe"], []))]
+        val, test, _ = found[score["recipe"]][len(stored.setdefault(score["recipe"], []))]
         stored[score["recipe"]].append(score["value"])
         assert score["n"] == IMAGES["test"] and score["split"] == "test"
         assert test == pytest.approx(score["value"], abs=TOLERANCE)
@@ -115,20 +125,29 @@ def check(table: dict[str, Any], found: dict[str, list[tuple[float, float]]]) ->
         assert score["layers"] == {name: max(layer["val"].values()) for name, layer in tried.items()}
         assert score["layer"] == max(score["layers"], key=lambda name: score["layers"][name])
         assert all(layer["val"][str(layer["penalty"])] == max(layer["val"].values()) for layer in tried.values())
-    random, supervised = (np.array(stored[end]) for end in ("random", "supervised"))
+    measured = {
+        name: (np.array(own), np.mean([right for _, _, right in found[name][: len(own)]], 0))
+        for name, own in stored.items()
+    }
     for row in table["rows"]:
         name = row["recipe"]
-        own, again = np.array(stored[name]), np.array(found[name][: len(stored[name])])
+        own, right = measured[name]
+        again = np.array([each[:2] for each in found[name][: len(own)]])
         assert row["seeds"] == len(own) and row["epochs"] == (0 if name in ("random", "rescaled") else EPOCHS)
         assert row["test"] == pytest.approx(100 * own.mean(), abs=0.006)
         assert [row["val"], row["test"]] == pytest.approx(100 * again.mean(0), abs=100 * TOLERANCE)
-        assert row["±"] == (pytest.approx(100 * interval(own), abs=0.006) if len(own) > 1 else None)
-        share, error, gap, width = shares(own, random, supervised, IMAGES["test"])
+        assert row["seeds ±"] == (pytest.approx(100 * interval(own), abs=0.006) if len(own) > 1 else None)
+        assert row["images ±"] == pytest.approx(100 * drawn(right), rel=DRAWN)
+        assert row["±"] == pytest.approx(np.hypot(100 * interval(own), row["images ±"]), abs=0.02)
+        share, error, gap, width = shares(measured[name], measured["random"], measured["supervised"])
         assert row["gap closed"] == (None if share is None else pytest.approx(share, abs=6e-4))
         by_definition = share is None or name in ("random", "supervised")
-        assert row["gap ±"] == (None if by_definition else pytest.approx(error, abs=6e-4))
+        assert row["gap ±"] == (None if by_definition else pytest.approx(error, rel=DRAWN))
         if share is None:
-            assert any(f"{100 * gap:+.1f} ± {100 * width:.1f} points" in note for note in table["notes"])
+            said = next(re.search(r"it is (\S+) ± (\S+) points", note) for note in table["notes"] if "no gap" in note)
+            assert said and [float(said[1]), float(said[2])] == pytest.approx(
+                [100 * gap, 100 * width], rel=DRAWN, abs=0.06
+            )
 
 
 @pytest.mark.slow

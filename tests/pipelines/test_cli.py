@@ -223,7 +223,10 @@ def test_errors_of_remote_steps_are_told_without_their_traceback(genoise: Comman
     assert err == "genoise: error: no images in ./photos\n"
 
 
-def test_an_interrupt_says_that_nothing_is_lost(genoise: Command, pipeline: SimpleNamespace) -> None:
+def test_an_interrupt_says_that_nothing_is_lost(
+    genoise: Command, pipeline: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.__main__._leave_ray", lambda: None)  # which ends what other tests have started
     pipeline.error = KeyboardInterrupt()
     code, _, err = genoise("pretrain", "rotation")
     assert code == 130

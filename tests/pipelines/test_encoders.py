@@ -1,6 +1,5 @@
 """Encoders by their addresses: files of weights become encoders of ours, and are said to be; the rest stays."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from infra.storage import open_storage
 from infra.tracking import Tracker, open_tracker
 from pipelines.__main__ import run
 from pipelines.encoders import fetch_encoder
+from tests.e2e.jobs import Home
 from tests.pipelines.test_dry_runs import pictures
 
 
@@ -97,14 +97,17 @@ def test_transfer_refuses_in_one_line_before_anything_runs(
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_file_of_others_is_scored_and_its_normalization_stands_in_the_protocol(
-    weights: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.xdist_group("ray")
+@pytest.mark.timeout(600)
+def test_a_file_of_others_is_scored_and_its_normalization_stands_in_the_protocol(weights: Path, tmp_path: Path) -> None:
     for kind in ("a", "b"):
         pictures(tmp_path / "labelled" / kind, 20)
+    home = Home(tmp_path / "scored")
     command = ["transfer", "--encoder", str(weights), "--on", str(tmp_path / "labelled"), "--normalization", "half"]
-    assert run([*command, "--set", "data.size=24", "--json", "--quiet"]) == 0
-    out, err = capsys.readouterr()
-    protocol = json.loads(out.splitlines()[-1])["value"]["protocol"]
+    try:
+        done = home.run(*command, "--set", "data.size=24", "--json", "--quiet")
+    finally:
+        home.end()
+    protocol = done.last["value"]["protocol"]
     assert protocol["encoder"]["normalization"] == "half" and protocol["encoder"]["name"] == "resnet18"
-    assert "theirs.pth: the prefix module. is taken away" in err
+    assert "theirs.pth: the prefix module. is taken away" in done.err

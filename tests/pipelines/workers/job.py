@@ -153,6 +153,7 @@ def main(folder: Path) -> dict[str, Any]:
         waiting = pool.submit(groups.once, patient, case("patient"))
         _until(lambda: len(marks(folder / "patient")) == 1)
         found["broken beside"] = raised(groups.once, fail_alone, case("fail alone"))
+        _until(lambda: len(marks(folder / "patient")) == 2)
         (folder / "go").touch()
         found["patient"] = waiting.result()
         module.CALL_RETRIES = retries
