@@ -69,7 +69,7 @@ def benchmarks(
 ) -> None:
     """List the benchmarks that score encoders.
 
-    Each with its keys, for --set benchmark.KEY=VALUE of `genoise transfer`.
+    One is shown with its keys, for --set benchmark.KEY=VALUE of `genoise transfer`.
 
     \b
     Examples:
@@ -83,6 +83,9 @@ def benchmarks(
     facts = [fact for kind in all_benchmarks().values() for fact in benchmark_facts(kind)]
     if name:
         facts = [fact for fact in facts if fact["name"] == get_protocol(name).name]
-    terminal.show_benchmarks(facts)
+        terminal.show_benchmarks(facts)
+    else:
+        shown = [{"benchmark": fact["name"], "needs": ", ".join(fact["needs"])} | fact for fact in facts]
+        terminal.show_rows([{key: row[key] for key in ("benchmark", "metric", "needs", "summary")} for row in shown])
     if json_:
         terminal.last_line({"benchmarks": facts})

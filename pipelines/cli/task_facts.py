@@ -38,11 +38,14 @@ def task_facts(task: type[Task]) -> dict[str, Any]:
 
 
 def benchmark_facts(kind: Benchmark) -> list[dict[str, Any]]:
-    """Of each protocol of a kind of benchmark: name, kind, summary, source, and its keys with their values."""
+    """Of each protocol of a kind of benchmark: name, kind, metric, fields that data must have, summary, source, and its
+    keys with their values."""
     return [
         {
             "name": protocol.name,
             "kind": protocol.kind,
+            "metric": kind.metric,
+            "needs": list(kind.needs),
             "summary": kind.summary,
             "source": kind.source,
             "keys": {
