@@ -4,7 +4,16 @@ import json
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from components.errors import UserError, nearest_keys, unknown
 from components.keys import KeysOf, Role, keys_of
@@ -236,6 +245,15 @@ class TrainingConfig(Config):
         return self
 
 
+def _positive(values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    if not values or min(values) <= 0:
+        raise ValueError(f"{info.field_name} must be positive numbers, at least one")
+    return values
+
+
+Positives = Annotated[tuple[float, ...], AfterValidator(_positive)]  # of which each is tried
+
+
 class BenchmarkConfig(Config):
     """A transfer protocol: its name in reports, and its kind (see components.transfer.protocol)."""
 
@@ -260,18 +278,11 @@ class ProbeConfig(FrozenConfig):
 
     name: str = "linear"
     kind: Literal["linear"] = "linear"
-    penalties: tuple[float, ...] = Field(
+    penalties: Positives = Field(
         (1e-4, 1e-3, 1e-2, 1e-1),
         description="L2 penalties tried on the validation split; widened by tens where an end is best",
     )
     iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most, for each penalty")
-
-    @field_validator("penalties")
-    @classmethod
-    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if not values or min(values) <= 0:
-            raise ValueError("penalties must be positive numbers, at least one")
-        return values
 
 
 class Recipe(Config):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,11 @@ MAX_REPLACED = 0.01  # share of a split that may be broken
 
 class Members(Protocol):
     """One split whose stored bytes can be read; components.data.dataset.ShardedDataset is one."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names; empty where nobody named any."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -109,6 +114,11 @@ class WholeImages:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, as the data set has them."""
+        return self.dataset.classes
+
     def read(self, sample_id: int) -> Whole:
         """One image, or the next one that decodes. Raises UserError."""
         if (known := self._known.get(sample_id)) is not None:
@@ -160,6 +170,18 @@ class WholeImages:
                     f"{len(self.replaced)} of {len(self)} images cannot be read: {first}, ...; "
                     "run `genoise prepare` again"
                 )
+
+
+def open_whole(datasets: Mapping[str, Any], side: int, fields: Sequence[str]) -> dict[str, WholeImages]:
+    """Splits with their ``fields``, whose members can be read, on one canvas (`canvas_for` the training images)."""
+    canvas = canvas_for(datasets["train"], side)
+    return {split: WholeImages(members, canvas, fields) for split, members in datasets.items()}
+
+
+def replaced_in(images: Mapping[str, WholeImages]) -> dict[str, dict[str, dict[str, str]]]:
+    """``replaced``: by split, the images that could not be read, and why; nothing where all could."""
+    found = {split: dict(each.replaced) for split, each in images.items() if each.replaced}
+    return {"replaced": found} if found else {}
 
 
 def placed_on(canvas: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from components.data.scramble import Int64
-from components.errors import UserError
 from components.networks.encoder import Encoder
-from components.transfer.features import evaluating, reproducible
+from components.transfer.features import chosen_layers, evaluating, reproducible
 from components.transfer.heads.classifying import Batches, TrainedConfig, score_trained
-from components.transfer.heads.fitting import FitConfig, Group, fit
+from components.transfer.heads.fitting import FitConfig, Group, fit, fit_of
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 from components.transfer.recalibration import How, recalibrated
 
@@ -59,17 +58,8 @@ class ConvConfig(TrainedConfig):
 
     def fitting(self) -> FitConfig:
         """How the classifiers are fitted."""
-        return FitConfig(
-            epochs=self.epochs,
-            batch=self.batch,
-            optimizer="sgd",
-            lr=self.lr,
-            milestones=self.milestones,
-            weight_decay=self.weight_decay,
-            warmup=0 if self.milestones else 0.1,
-            clip=NO_CLIP,
-            seed=self.seed,
-        )
+        warmup = 0 if self.milestones else 0.1
+        return fit_of(self, lr=self.lr, optimizer="sgd", milestones=self.milestones, warmup=warmup, clip=NO_CLIP)
 
 
 def head_of(config: ConvConfig, shape: Sequence[int], classes: int) -> nn.Module:
@@ -118,14 +108,6 @@ def shrunk(map_BCHW: Tensor, side: int) -> Tensor:
     return F.adaptive_avg_pool2d(map_BCHW.float(), (height, width))
 
 
-def check_layers(config: ConvConfig, encoder: Encoder) -> tuple[str, ...]:
-    """The layers that ``config`` asks for, shallow to deep. Raises UserError for one unknown, and for none."""
-    names = encoder.select(config.layers)
-    if not names:
-        raise UserError("benchmark.layers is empty: name at least one layer, or leave it out for all of them")
-    return names
-
-
 _CONNECTED = {"head": "connected", "kind": "conv"}
 _PUBLISHED = {"samples": None, "epochs": 100, "channels": 192}
 
@@ -137,11 +119,11 @@ _PUBLISHED = {"samples": None, "epochs": 100, "channels": 192}
     ConvConfig.parse({"name": "conv_nonlinear_published", "milestones": (0.2, 0.4, 0.45)} | _CONNECTED | _PUBLISHED),
     summary="A small convolutional, or fully connected, classifier on every frozen block",
     source="Gidaris et al. 2018, section 4.1",
-    check=check_layers,
+    check=lambda config, encoder: chosen_layers(config.layers, encoder),
 )
 def run_conv(config: ConvConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun) -> Score:
     """Top-1 of the best block: a classifier for each, all on val, then the chosen one once on test."""
-    names, batches = check_layers(config, encoder), Batches(datasets["train"], config, run.device)
+    names, batches = chosen_layers(config.layers, encoder), Batches(datasets["train"], config, run.device)
     encoder = recalibrated(encoder, datasets["train"], config.recalibrate, run.device).to(run.device)
 
     def maps_of(rgb_BCHW: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,13 +22,13 @@ from components.data.boxes import unpack_boxes
 from components.data.images import BrokenImage
 from components.data.outlines import outlined
 from components.data.scramble import Int64
-from components.data.whole import Members, WholeImages, canvas_for
+from components.data.whole import Members, WholeImages, open_whole, replaced_in
 from components.errors import UserError
 from components.networks.encoder import Encoder
-from components.transfer.features import evaluating
-from components.transfer.heads.detection_views import FrozenViews, MovedViews, Reader, Views, in_batches
+from components.transfer.features import check_side, chosen_layers, in_batches
+from components.transfer.heads.detection_views import FrozenViews, MovedViews, Reader, Views
 from components.transfer.heads.fcos import Head, boxes_of, centres, detect, losses
-from components.transfer.heads.fitting import FitConfig, Group, fit
+from components.transfer.heads.fitting import Group, fit, fit_of
 from components.transfer.metrics.average_precision import (
     COCO_OVERLAPS,
     Detections,
@@ -41,7 +41,7 @@ from components.transfer.metrics.average_precision import (
     match_voc,
 )
 from components.transfer.metrics.statistics import Floats, resample
-from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
+from components.transfer.protocol import BenchmarkRun, Datasets, Score, common_facts, register_benchmark
 
 PROTOCOL = "detection/1"  # changes with anything that changes scores
 MOST_UNSEEN = 0.5  # share of the judged objects that may be of classes that training lacks
@@ -88,18 +88,8 @@ def checked_layers(config: DetectionConfig, encoder: Encoder) -> tuple[str, ...]
 
     Raises UserError for none, for one that does not exist, and where the encoder does not take images of that side.
     """
-    names = encoder.select(config.layers)
-    if not names:
-        raise UserError("benchmark.layers is empty: name at least one layer, or leave it out for all of them")
-    side = -(-config.side // 32) * 32
-    device = next((each.device for each in encoder.parameters()), torch.device("cpu"))
-    try:
-        with torch.no_grad(), evaluating(encoder):
-            encoder(torch.zeros(1, 3, side, side, device=device))
-    except RuntimeError as error:
-        raise UserError(
-            f"the encoder does not take images of {side} x {side} pixels ({error}): give a larger --set benchmark.side"
-        ) from None
+    names = chosen_layers(config.layers, encoder)
+    check_side(encoder, config.side)
     return names
 
 
@@ -116,11 +106,10 @@ def checked_layers(config: DetectionConfig, encoder: Encoder) -> tuple[str, ...]
 def run_detection(config: DetectionConfig, encoder: Encoder, datasets: Datasets, run: BenchmarkRun) -> Score:
     """VOC's average precision (area, overlap .5), mean over the classes; COCO's, and every class's, beside it."""
     layers = checked_layers(config, encoder)
-    splits = {name: cast(Members, each) for name, each in datasets.items()}
-    canvas = canvas_for(splits["train"], config.side)
-    images = {name: WholeImages(each, canvas, ("boxes",)) for name, each in splits.items()}
-    names = tuple(getattr(datasets["train"], "classes", ()))
-    names, unseen = look_at_labels({name: labels_of(each) for name, each in splits.items()}, names)
+    images = open_whole(datasets, config.side, ("boxes",))
+    canvas = images["train"].canvas
+    labels = {name: labels_of(each.dataset) for name, each in images.items()}
+    names, unseen = look_at_labels(labels, images["train"].classes)
     detector = train(config, copy.deepcopy(encoder), layers, images["train"], len(names), run)
     val = Judged.by(detector, images["val"], len(names))
     split: Literal["val", "test"] = "test" if "test" in images else "val"
@@ -131,17 +120,13 @@ def run_detection(config: DetectionConfig, encoder: Encoder, datasets: Datasets,
         "detector": "FCOS on one grid, centre sampling, quality focal loss and GIoU loss",
         "ap50": "PASCAL VOC: area below precision over recall, overlap .5, difficult objects passed over",
         "ap": "COCO: 101 recalls, overlaps .5 to .95, crowds passed over, 100 detections of an image",
-        "config": config.model_dump(mode="json"),
-        "encoder": encoder.config.model_dump(mode="json"),
+        **common_facts(config, encoder, {name: len(each) for name, each in images.items()}),
         "canvas": list(canvas),
         "layers": list(layers),
         "classes": list(names),
-        "samples": {name: len(each) for name, each in images.items()},
         "train_loss": detector.ended,
-        "torch": torch.__version__,
+        **replaced_in(images),
     }
-    if replaced := {name: each.replaced for name, each in images.items() if each.replaced}:
-        protocol["replaced"] = replaced
     if unseen:
         protocol |= {"unseen": unseen, "unseen_of": "boxes"}
     layer = "+".join(layers)
@@ -223,10 +208,8 @@ def train(
         return losses(quality_BLK, sides_BL4, objects, centres_L2, config.stride)
 
     groups = [Group([head])] + [Group([encoder], lr=config.encoder_lr)] * bool(config.encoder_lr)
-    how = FitConfig(
-        epochs=config.epochs, batch=config.batch, lr=config.lr, weight_decay=config.weight_decay, seed=config.seed
-    )
-    return Detector(config, read, head, fit("detector", groups, how, len(images), loss, run))
+    ended = fit("detector", groups, fit_of(config, config.lr), len(images), loss, run)
+    return Detector(config, read, head, ended)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from components.data.scramble import Int64
 from components.data.whole import GREY
 from components.draws import Draws
 from components.networks.encoder import Encoder
-from components.transfer.features import evaluating, reproducible
+from components.transfer.features import evaluating, reproducible, rgb_of
 from components.transfer.heads.fitting import Group, fit
 from components.transfer.heads.memory_layout import training_layout
 from components.transfer.heads.segmenting import SegmentationConfig, Splits, check_layers, open_splits, scored
@@ -144,7 +144,7 @@ def run_fcn(config: FcnConfig, encoder: Encoder, datasets: Datasets, run: Benchm
 
     def predict(image_BCHW: Tensor) -> Mapping[str, Tensor]:
         with reproducible(run.device, config.precision):
-            rgb_BCHW = image_BCHW.to(run.device).contiguous(memory_format=training_layout(encoder)).float() / 255
+            rgb_BCHW = rgb_of(image_BCHW, run.device, training_layout(encoder))
             return {choice: network(rgb_BCHW) for choice, network in fitted.items()}
 
     about = {
@@ -170,7 +170,7 @@ def _fitted(
     with torch.random.fork_rng([]):
         torch.manual_seed(config.seed)
         network = Fcn(copy.deepcopy(encoder), layers, config.hidden, len(splits.seen))
-    network = network.to(run.device).to(memory_format=training_layout(encoder)).train()  # type: ignore[call-overload]
+    network = network.to(run.device).to(memory_format=training_layout(encoder)).train()  # type: ignore[call-overload]  # torch types no memory_format alone
     for each in network.encoder.parameters():
         each.requires_grad_(config.encoder_lr > 0)
     network.encoder.train(config.encoder_lr > 0)

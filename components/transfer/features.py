@@ -43,6 +43,28 @@ class Features:
     labels: Tensor
 
 
+def chosen_layers(wanted: Sequence[str] | None, encoder: Encoder) -> tuple[str, ...]:
+    """The layers that ``wanted`` names, shallow to deep; None: all. Raises UserError for one unknown, and for none."""
+    names = encoder.select(wanted)
+    if not names:
+        raise UserError("benchmark.layers is empty: name at least one layer, or leave it out for all of them")
+    return names
+
+
+def check_side(encoder: Encoder, side: int, multiple: int = 32) -> None:
+    """Raise UserError where the encoder does not take images of ``side`` pixels, rounded up to a ``multiple``."""
+    side = -(-side // multiple) * multiple
+    device = next((each.device for each in encoder.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad(), evaluating(encoder):
+            encoder(torch.zeros(1, 3, side, side, device=device))
+    except RuntimeError as error:
+        raise UserError(
+            f"the encoder does not take images of {side} x {side} pixels ({error}): give a larger benchmark.side, such "
+            f"as --set benchmark.side={2 * side}"
+        ) from None
+
+
 def probed_layers(config: FrozenConfig, encoder: Encoder) -> tuple[str, ...]:
     """The layers that ``config`` asks for, shallow to deep.
 
@@ -50,9 +72,7 @@ def probed_layers(config: FrozenConfig, encoder: Encoder) -> tuple[str, ...]:
     ``config.features``: average pooling can bound the grid, not the channels, and mixing channels would score
     another network.
     """
-    names = encoder.select(config.layers)
-    if not names:
-        raise UserError("benchmark.layers is empty: name at least one layer, or leave it out for all of them")
+    names = chosen_layers(config.layers, encoder)
     for name in names:
         if encoder.channels[name] > config.features:
             raise UserError(
@@ -101,11 +121,11 @@ def extract(
     labels_N = torch.empty(len(ids), dtype=torch.int64)
     encoder.to(device)
     with torch.no_grad(), evaluating(encoder), reproducible(device, config.precision):
-        for start in range(0, len(ids), BATCH):
-            batch = dataset.get(ids[start : start + BATCH])
+        for places_B in in_batches(len(ids), BATCH):
+            batch = dataset.get(ids[places_B])
             if "label" not in batch:
                 raise UserError(f"benchmark {config.name!r} needs labels, and the data has none: use a labelled source")
-            span = slice(start, start + len(batch["label"]))
+            span = slice(int(places_B[0]), int(places_B[-1]) + 1)
             labels_N[span] = batch["label"]
             for name, values_BD in features_of(encoder, batch["image"], names, config.features, device).items():
                 if name not in layers:
@@ -118,9 +138,19 @@ def features_of(
     encoder: Encoder, image_BCHW: Tensor, names: Sequence[str], features: int, device: torch.device
 ) -> dict[str, Tensor]:
     """Pooled features {layer: (B, D) float32} of uint8 images (B, 3, H, W); the encoder's mode is not changed."""
-    rgb_BCHW = image_BCHW.to(device).contiguous(memory_format=torch.channels_last).float() / 255
-    maps = encoder(rgb_BCHW)
+    maps = encoder(rgb_of(image_BCHW, device))
     return {name: pool(maps[name], features) for name in names}
+
+
+def rgb_of(image_BCHW: Tensor, device: torch.device, layout: torch.memory_format = torch.channels_last) -> Tensor:
+    """Images of 0 .. 255 as an encoder takes them: float32 (B, 3, H, W) in [0, 1], on the device."""
+    return image_BCHW.to(device).contiguous(memory_format=layout).float() / 255
+
+
+def in_batches(total: int, batch: int) -> Iterator[Int64]:
+    """The numbers 0 .. total - 1 in turn, ``batch`` at a time."""
+    for start in range(0, total, batch):
+        yield np.arange(start, min(start + batch, total), dtype=np.int64)
 
 
 @contextmanager

@@ -9,17 +9,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from components.config import FrozenConfig, ProbeConfig
+from components.config import FrozenConfig, Positives, ProbeConfig
 from components.data.scramble import Int64
 from components.errors import Diverged
 from components.networks.encoder import Encoder
 from components.transfer.features import Features, evaluating, extract, reproducible, subset
 from components.transfer.heads.classifying import Batches, TrainedConfig, score_trained
-from components.transfer.heads.fitting import FitConfig, Group, fit
+from components.transfer.heads.fitting import FitConfig, Group, fit, fit_of
+from components.transfer.heads.memory_layout import training_layout
 from components.transfer.probe import LayerProbe, linear_probe
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 from components.transfer.recalibration import recalibrated
@@ -37,7 +38,7 @@ class FinetuneConfig(TrainedConfig):
     first: Literal["head", "all"] = Field(
         "head", description="head: the linear layer begins as the linear probe of the frozen encoder; all: at zero"
     )
-    lrs: tuple[float, ...] = Field(
+    lrs: Positives = Field(
         (3e-3, 1e-2), description="largest learning rates of AdamW, a fit each; the best on the validation split counts"
     )
     decay: float = Field(
@@ -48,18 +49,9 @@ class FinetuneConfig(TrainedConfig):
     batch: int = Field(64, ge=2, description="samples per optimizer step")
     weight_decay: float = Field(1e-2, ge=0, description="decoupled from the gradient (AdamW)")
 
-    @field_validator("lrs")
-    @classmethod
-    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if not values or min(values) <= 0:
-            raise ValueError("lrs must be positive numbers, at least one")
-        return values
-
     def fitting(self, lr: float) -> FitConfig:
         """How the encoder is fitted at one of the learning rates."""
-        return FitConfig(
-            epochs=self.epochs, batch=self.batch, lr=lr, weight_decay=self.weight_decay, clip=CLIP, seed=self.seed
-        )
+        return fit_of(self, lr, clip=CLIP)
 
 
 class Tuned(nn.Module):
@@ -191,6 +183,7 @@ def _tuned(config: FinetuneConfig, lr: float, network: Tuned, batches: Batches, 
 
     def loss(places_B: Int64, step: int) -> Mapping[str, Tensor]:
         rgb_BCHW, label_B = batches.read(places_B, step)
+        rgb_BCHW = rgb_BCHW.contiguous(memory_format=training_layout(network))
         with reproducible(run.device, config.precision):
             return {"cross_entropy": F.cross_entropy(network(rgb_BCHW), label_B)}
 

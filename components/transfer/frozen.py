@@ -13,8 +13,8 @@ from components.config import BenchmarkConfig, FrozenConfig
 from components.errors import UserError
 from components.networks.encoder import Encoder
 from components.transfer.features import Features, extract, subset
-from components.transfer.metrics.statistics import resample_share
-from components.transfer.protocol import BenchmarkRun, Datasets, Score
+from components.transfer.metrics.statistics import resample_mean
+from components.transfer.protocol import BenchmarkRun, Datasets, Score, common_facts
 from components.transfer.recalibration import recalibrated
 
 MOST_UNSEEN = 0.5
@@ -84,7 +84,7 @@ def score_layers(
         layer=name,
         layers={each: layer.val for each, layer in layers.items()},
         protocol=protocol,
-        resampled=resample_share(right_N),
+        resampled=resample_mean(right_N),
     )
 
 
@@ -101,15 +101,13 @@ def protocol_of(
     ``train_N``: the labels that were fitted to; ``unseen``: what `share_unseen` says of the other splits.
     """
     image_CHW = datasets["val"].get(subset(1, None))["image"][0]
+    samples = {split: len(data) for split, data in datasets.items()} | {"train": len(train_N)}
     protocol = {
         **about,
-        "config": config.model_dump(mode="json"),
-        "encoder": encoder.config.model_dump(mode="json"),
+        **common_facts(config, encoder, samples),
         "image_size": list(image_CHW.shape[1:]),
         "crops": "one view per image, as the data set gives it",
-        "samples": {split: len(data) for split, data in datasets.items()} | {"train": len(train_N)},
         "classes": int(train_N.max()) + 1,
-        "torch": torch.__version__,
     }
     if shares := {split: share for split, share in unseen.items() if share}:
         protocol["unseen"] = shares

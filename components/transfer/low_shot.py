@@ -6,14 +6,14 @@ D features, R features that N samples span, K classes.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from components.config import FrozenConfig
+from components.config import FrozenConfig, Positives
 from components.data.images import BrokenImage
 from components.data.scramble import Int64, make_key, permute
 from components.errors import UserError, first_of
@@ -21,8 +21,8 @@ from components.networks.encoder import Encoder
 from components.transfer.features import Dataset, Features, extract, probed_layers, subset
 from components.transfer.frozen import best_layer, classes_of, protocol_of, share_unseen
 from components.transfer.logistic import Problem
-from components.transfer.metrics.statistics import resample
-from components.transfer.probe import Classifier, Standard
+from components.transfer.metrics.statistics import resample_mean
+from components.transfer.probe import ByPenalty, Classifier, Standard
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
 from components.transfer.recalibration import recalibrated
 
@@ -41,17 +41,10 @@ class LowShotConfig(FrozenConfig):
         None, gt=0, le=1, description="share of the training labels, class by class, at least one of each"
     )
     draws: int = Field(10, ge=2, description="times that labelled images are drawn; the score is the mean")
-    penalties: tuple[float, ...] = Field(
+    penalties: Positives = Field(
         (1e-3, 1e-2, 1e-1, 1.0, 10.0), description="L2 penalties tried on the validation split, one for all draws"
     )
     iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most, for each penalty")
-
-    @field_validator("penalties")
-    @classmethod
-    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if not values or min(values) <= 0:
-            raise ValueError("penalties must be positive numbers, at least one")
-        return values
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -92,23 +85,10 @@ def check_counts(config: LowShotConfig, counts: Mapping[str, int]) -> None:
 
 
 @dataclass(frozen=True)
-class FewLabels:
-    """One layer at the penalty that was best on validation, as the mean over draws."""
+class FewLabels(ByPenalty):
+    """One layer; validation scores are top-1, mean over draws."""
 
-    tried: dict[float, float]  # penalty: validation top-1, mean over draws
-    penalty: float
     classifiers: Sequence[Classifier]  # by draw
-    converged: bool
-
-    @property
-    def val(self) -> float:
-        """Validation top-1, mean over draws, in [0, 1]."""
-        return self.tried[self.penalty]
-
-    def facts(self) -> dict[str, Any]:
-        """The choice, and what was tried."""
-        tried = {str(penalty): value for penalty, value in self.tried.items()}
-        return {"penalty": self.penalty, "val": tried, "converged": self.converged}
 
 
 def fit_few(
@@ -141,7 +121,7 @@ def fit_few(
     val_MD = standard(val.layers[name].to(device))
     tried = {penalty: float(_right(val_MD, val.labels, each).mean()) for penalty, each in found.items()}
     best = max(grid, key=lambda penalty: tried[penalty])
-    return FewLabels(tried, best, found[best], converged)
+    return FewLabels(tried, best, converged, found[best])
 
 
 def _right(standardized_MD: Tensor, labels_M: Tensor, classifiers: Sequence[Classifier]) -> Tensor:
@@ -221,7 +201,7 @@ def run_low_shot(config: LowShotConfig, encoder: Encoder, datasets: Datasets, ru
         layers={name: layer.val for name, layer in layers.items()},
         protocol=protocol_of(config, encoder, datasets, labelled.labels, about, unseen),
         others={DEVIATION: float(by_draw.std())},
-        resampled=resample(lambda weight_M: float(weight_M @ share_M) / len(share_M), len(share_M)),
+        resampled=resample_mean(share_M),
     )
 
 

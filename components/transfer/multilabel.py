@@ -7,15 +7,15 @@ Legend of shape suffixes: N images, D features, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from components.config import FrozenConfig
+from components.config import FrozenConfig, Positives
 from components.data.scramble import Int64
 from components.data.sources.base import UNKNOWN
 from components.data.whole import Members, Whole, WholeImages, canvas_for
@@ -26,8 +26,8 @@ from components.transfer.frozen import best_layer
 from components.transfer.logistic import Problem
 from components.transfer.metrics.ranking import ABSENT, IGNORED, PRESENT, RULES, Rankings, Truth
 from components.transfer.metrics.statistics import resample
-from components.transfer.probe import Standard
-from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
+from components.transfer.probe import ByPenalty, Standard
+from components.transfer.protocol import BenchmarkRun, Datasets, Score, common_facts, register_benchmark
 from components.transfer.recalibration import recalibrated
 
 PROTOCOL = "multilabel/1"  # changes with anything that changes scores
@@ -41,17 +41,10 @@ class MultilabelConfig(FrozenConfig):
     name: str = "multilabel"
     kind: Literal["multilabel"] = "multilabel"
     side: int = Field(128, ge=16, description="longer side of the images as the encoder sees them, in pixels")
-    penalties: tuple[float, ...] = Field(
+    penalties: Positives = Field(
         (1e-4, 1e-3, 1e-2, 1e-1), description="L2 penalties tried on the validation split, one for all classes"
     )
     iterations: int = Field(100, ge=1, description="iterations of L-BFGS at most, for each penalty and class")
-
-    @field_validator("penalties")
-    @classmethod
-    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
-        if not values or min(values) <= 0:
-            raise ValueError("penalties must be positive numbers, at least one")
-        return values
 
 
 class Tagged:
@@ -105,30 +98,17 @@ def field_of(dataset: Members) -> str:
 
 
 @dataclass(frozen=True)
-class Regressions:
-    """The regressions of one layer at the penalty that was best on validation."""
+class Regressions(ByPenalty):
+    """The regressions of one layer."""
 
     standard: Standard
     weight_DK: Tensor
     bias_K: Tensor
-    penalty: float
-    tried: dict[float, float]  # penalty: validation score
-    converged: bool
-
-    @property
-    def val(self) -> float:
-        """The validation score, in [0, 1]."""
-        return self.tried[self.penalty]
 
     def scores(self, features_ND: Tensor) -> Any:
         """Logits, float64 (N, K), of raw features."""
         logits_NK = self.standard(features_ND.to(self.bias_K.device)) @ self.weight_DK + self.bias_K
         return logits_NK.double().cpu().numpy()
-
-    def facts(self) -> dict[str, Any]:
-        """The choice, and what was tried."""
-        tried = {str(penalty): value for penalty, value in self.tried.items()}
-        return {"penalty": self.penalty, "val": tried, "converged": self.converged}
 
 
 def fit_regressions(
@@ -162,10 +142,9 @@ def fit_regressions(
             weights[penalty][:, k] = solution.weight_DK[:, 1] - solution.weight_DK[:, 0]
             biases[penalty][k] = solution.bias_K[1] - solution.bias_K[0]
             converged &= solution.converged
-    made = [Regressions(standard, weights[each], biases[each], each, {}, converged) for each in grid]
-    tried = {each.penalty: Rankings(each.scores(val_ND), val_NK).mean(RULES[METRIC]) for each in made}
-    best = max(grid, key=lambda penalty: tried[penalty])
-    return Regressions(standard, weights[best], biases[best], best, tried, converged)
+    made = {each: Regressions({}, each, converged, standard, weights[each], biases[each]) for each in grid}
+    tried = {penalty: Rankings(each.scores(val_ND), val_NK).mean(RULES[METRIC]) for penalty, each in made.items()}
+    return replace(made[max(grid, key=lambda penalty: tried[penalty])], tried=tried)
 
 
 @register_benchmark(
@@ -207,15 +186,12 @@ def run_multilabel(config: MultilabelConfig, encoder: Encoder, datasets: Dataset
         "classifier": "a logistic regression for each class on standardized features, fitted on train alone",
         "objective": "mean logistic loss + penalty / 2 |weight|^2, bias free",
         "truth": f"of the images' {field}; an image all of whose boxes of a class are difficult is left out for it",
-        "config": config.model_dump(mode="json"),
-        "encoder": encoder.config.model_dump(mode="json"),
+        **common_facts(config, encoder, {split: len(members[split]) for split in members} | {"train": len(train)}),
         "canvas": list(canvas),
-        "samples": {split: len(members[split]) for split in members} | {"train": len(train)},
         "classes": list(names),
         "shown": dict(zip(names, (judged.truth_NK == PRESENT).sum(0).tolist(), strict=True)),
         "by_class": by_class,
         "layers": {name: {"features": x.layers[name].shape[1], **layers[name].facts()} for name in layers},
-        "torch": torch.__version__,
     }
     return Score(
         benchmark=config.name,

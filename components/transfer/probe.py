@@ -64,6 +64,25 @@ class Classifier:
 
 
 @dataclass(frozen=True)
+class ByPenalty:
+    """What was fitted to one layer at the penalty that was best on validation."""
+
+    tried: dict[float, float]  # penalty: validation score
+    penalty: float
+    converged: bool
+
+    @property
+    def val(self) -> float:
+        """The validation score, in [0, 1]."""
+        return self.tried[self.penalty]
+
+    def facts(self) -> dict[str, Any]:
+        """The choice, and what was tried."""
+        tried = {str(penalty): value for penalty, value in self.tried.items()}
+        return {"penalty": self.penalty, "val": tried, "converged": self.converged}
+
+
+@dataclass(frozen=True)
 class LayerProbe:
     """The probe of one layer at the penalty that was best on validation."""
 

@@ -40,6 +40,16 @@ class Score(Config):
 Datasets = Mapping[str, Dataset]
 
 
+def common_facts(config: BenchmarkConfig, encoder: Encoder, samples: Mapping[str, int]) -> dict[str, Any]:
+    """What stands in every protocol, as JSON values; ``samples``: by split, those that were used."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "encoder": encoder.config.model_dump(mode="json"),
+        "samples": dict(samples),
+        "torch": torch.__version__,
+    }
+
+
 class BenchmarkRun:
     """What a benchmark works with beside its data: a device, a place for unfinished work, progress, pictures.
 

@@ -10,7 +10,6 @@ grid, P cells of a grid, D stacked channels, S values of a mask that training ha
 from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 from components.data.scramble import Int64
 from components.networks.encoder import Encoder
-from components.transfer.features import evaluating, reproducible
+from components.transfer.features import evaluating, in_batches, reproducible, rgb_of
 from components.transfer.heads.fitting import Group, fit
 from components.transfer.heads.segmenting import SegmentationConfig, Splits, check_layers, open_splits, scored
 from components.transfer.protocol import BenchmarkRun, Datasets, Score, register_benchmark
@@ -65,7 +64,7 @@ class Stack:
 
         Maps that are finer than the grid are averaged over its cells, coarser ones are interpolated.
         """
-        rgb_BCHW = image_BCHW.to(self.device).contiguous(memory_format=torch.channels_last).float() / 255
+        rgb_BCHW = rgb_of(image_BCHW, self.device)
         with torch.no_grad(), evaluating(self.encoder), reproducible(self.device, self.precision):
             maps = self.encoder(rgb_BCHW)
             parts = [_on_grid(maps[layer].float(), self.grid) for layer in self.layers]
@@ -81,8 +80,7 @@ class Stack:
         sums_2D = torch.zeros(2, self.channels, dtype=torch.float64, device=self.device)
         keep = total * self.cells * self.channels * 4 <= FEATURE_BYTES
         kept_NPD = torch.empty(total, self.cells, self.channels) if keep else None
-        for start in range(0, total, self.batch):
-            ids = np.arange(start, min(start + self.batch, total), dtype=np.int64)
+        for ids in in_batches(total, self.batch):
             raw_BPD = self.raw(self.images.images(ids))
             covered_BP = torch.stack([self._covered(each) for each in ids.tolist()]).to(self.device)
             inside_MD = raw_BPD[covered_BP].double()
@@ -158,10 +156,7 @@ def run_segmentation(
     weights = {choice: splits.weights(balance).to(run.device) for choice, (_, balance) in config.choices.items()}
     total = len(splits.images["train"])
     pixels_NPS = torch.cat(
-        [
-            pixels_of_cells(splits.targets(np.arange(start, min(start + 16, total))), stack.grid, len(splits.seen))
-            for start in range(0, total, 16)
-        ]
+        [pixels_of_cells(splits.targets(ids), stack.grid, len(splits.seen)) for ids in in_batches(total, config.batch)]
     )
 
     def loss(ids: Int64, step: int) -> Mapping[str, Tensor]:

@@ -11,7 +11,7 @@ from scipy import stats
 from components.config import DataConfig, EncoderConfig, ProbeConfig
 from components.errors import UserError
 from components.networks.encoder import build_encoder, save_encoder
-from components.transfer.metrics.statistics import resample_share
+from components.transfer.metrics.statistics import resample_mean
 from pipelines import compare as pipeline
 from pipelines.compare import Answer, Question, answer_of
 from pipelines.session import Session
@@ -23,7 +23,7 @@ N = 2000
 
 
 def scored(right_N: np.ndarray[Any, Any] | float, metric: str = "top1", **changes: Any) -> StepResult[Scored]:
-    value, resampled = float(np.mean(right_N)), () if isinstance(right_N, float) else resample_share(right_N)
+    value, resampled = float(np.mean(right_N)), () if isinstance(right_N, float) else resample_mean(right_N)
     found = {"benchmark": "linear", "metric": metric, "value": value, "n": N, "split": "test", "resampled": resampled}
     found |= {"layer": "conv3", "layers": {"conv3": value}, "protocol": {}} | changes
     return StepResult("transfer", "x", "f", "run", Scored.from_json(found), reused=True)

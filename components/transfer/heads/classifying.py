@@ -6,7 +6,6 @@ Legend of shape suffixes: B samples of a batch, N of a split, H height, W width,
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -16,9 +15,9 @@ from components.data.augment import augment
 from components.data.scramble import Int64
 from components.draws import Draws
 from components.networks.encoder import Encoder
-from components.transfer.features import BATCH, Dataset, Features, subset
+from components.transfer.features import BATCH, Dataset, Features, in_batches, rgb_of, subset
 from components.transfer.frozen import classes_of, protocol_of, share_unseen
-from components.transfer.metrics.statistics import resample_share
+from components.transfer.metrics.statistics import resample_mean
 from components.transfer.protocol import BenchmarkRun, Datasets, Score
 
 # Images, float (B, 3, H, W) in [0, 1], and names of choices -> logits (B, K) of each.
@@ -95,7 +94,7 @@ def score_trained(
         layer=best,
         layers=tried,
         protocol=protocol_of(config, encoder, datasets, batches.labels, about, unseen),
-        resampled=resample_share(right_N),
+        resampled=resample_mean(right_N),
     )
 
 
@@ -105,11 +104,10 @@ def _guesses(
     """({choice: the most likely classes, (N,)}, labels (N,)) of a whole split, on the CPU; one view per image."""
     found: dict[str, list[Tensor]] = {choice: [] for choice in choices}
     labels = []
-    for start in range(0, len(dataset), BATCH):
-        batch = dataset.get(np.arange(start, min(start + BATCH, len(dataset)), dtype=np.int64))
+    for ids in in_batches(len(dataset), BATCH):
+        batch = dataset.get(ids)
         labels.append(batch["label"])
-        image_BCHW = batch["image"].to(device).contiguous(memory_format=torch.channels_last).float() / 255
         with torch.no_grad():
-            for choice, logits_BK in predict(image_BCHW, choices).items():
+            for choice, logits_BK in predict(rgb_of(batch["image"], device), choices).items():
                 found[choice].append(logits_BK.argmax(1).cpu())
     return {choice: torch.cat(parts) for choice, parts in found.items()}, torch.cat(labels)

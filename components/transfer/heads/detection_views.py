@@ -5,7 +5,7 @@ an image at most, X places of all maps.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from components.data.scramble import Int64
 from components.data.whole import GREY, WholeImages
 from components.draws import Draws
 from components.networks.encoder import Encoder
-from components.transfer.features import evaluating, reproducible
+from components.transfer.features import evaluating, in_batches, reproducible
 from components.transfer.heads.fcos import NONE, PASSED, Objects, at_most
 from components.transfer.protocol import BenchmarkRun
 
@@ -138,12 +138,6 @@ class MovedViews(Views):
         image_BCHW = moved(image_BCHW, scale_B, corner_B2, mirrored_B)
         objects = move_objects(self.objects_of(ids), (height, width), scale_B, corner_B2, mirrored_B)
         return self.read(image_BCHW), objects
-
-
-def in_batches(total: int, batch: int) -> Iterator[Int64]:
-    """The ids 0 .. total - 1, in turn."""
-    for start in range(0, total, batch):
-        yield np.arange(start, min(start + batch, total), dtype=np.int64)
 
 
 def gathered(images: WholeImages) -> Objects:

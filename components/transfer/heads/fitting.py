@@ -9,7 +9,7 @@ Legend of shape suffixes: B samples of a batch.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -44,6 +44,25 @@ class FitConfig(Config):
     def steps(self, samples: int) -> int:
         """Optimizer steps for a training split of that many samples."""
         return max(1, round(self.epochs * samples / min(self.batch, samples)))
+
+
+class Fitted(Protocol):
+    """A benchmark's configuration, as far as it says how something is fitted."""
+
+    @property
+    def epochs(self) -> float: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def fit_of(config: Fitted, lr: float, **more: Any) -> FitConfig:
+    """How a benchmark fits at a learning rate; ``more``: further keys of FitConfig."""
+    shared = {"epochs": config.epochs, "batch": config.batch, "weight_decay": config.weight_decay, "seed": config.seed}
+    return FitConfig(lr=lr, **shared, **more)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ of the canvas, h, w of an image or map, R rows, P cells of a row.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,14 +22,14 @@ from components.config import BenchmarkConfig
 from components.data.arrays import UInt8
 from components.data.scramble import Int64
 from components.data.sources.base import UNKNOWN
-from components.data.whole import Members, Whole, WholeImages, canvas_for
+from components.data.whole import Whole, WholeImages, open_whole, replaced_in
 from components.errors import UserError
 from components.networks.encoder import Encoder
-from components.transfer.features import evaluating
-from components.transfer.heads.fitting import FitConfig
+from components.transfer.features import check_side, chosen_layers, in_batches
+from components.transfer.heads.fitting import FitConfig, fit_of
 from components.transfer.metrics.intersection import Overlaps, confusion
 from components.transfer.metrics.statistics import resample
-from components.transfer.protocol import BenchmarkRun, Datasets, Score
+from components.transfer.protocol import BenchmarkRun, Datasets, Score, common_facts
 
 BACKGROUND = "background"
 MOST_UNSEEN = 0.5  # share of the judged pixels that may be of values that training lacks
@@ -74,9 +74,7 @@ class SegmentationConfig(BenchmarkConfig):
 
     def fitting(self, lr: float, clip: float) -> FitConfig:
         """How one fit is done."""
-        return FitConfig(
-            epochs=self.epochs, batch=self.batch, lr=lr, weight_decay=self.weight_decay, clip=clip, seed=self.seed
-        )
+        return fit_of(self, lr, clip=clip)
 
 
 def check_layers(config: SegmentationConfig, encoder: Encoder) -> tuple[str, ...]:
@@ -84,18 +82,8 @@ def check_layers(config: SegmentationConfig, encoder: Encoder) -> tuple[str, ...
 
     Raises UserError for none, for one that does not exist, and where the encoder does not take images of that side.
     """
-    names = encoder.select(config.layers)
-    if not names:
-        raise UserError("benchmark.layers is empty: name at least one layer, or leave it out")
-    side = -(-config.side // 32) * 32
-    device = next((each.device for each in encoder.parameters()), torch.device("cpu"))
-    try:
-        with torch.no_grad(), evaluating(encoder):
-            encoder(torch.zeros(1, 3, side, side, device=device))
-    except RuntimeError as error:
-        raise UserError(
-            f"the encoder does not take images of {side} x {side} pixels ({error}): give a larger benchmark.side"
-        ) from None
+    names = chosen_layers(config.layers, encoder)
+    check_side(encoder, config.side)
     return names
 
 
@@ -136,10 +124,8 @@ def open_splits(config: SegmentationConfig, datasets: Datasets) -> Splits:
 
     Raises UserError for a value without a name, and where training pixels have fewer than two.
     """
-    splits = {name: cast(Members, each) for name, each in datasets.items()}
-    canvas = canvas_for(splits["train"], config.side)
-    images = {name: WholeImages(each, canvas, ("mask",)) for name, each in splits.items()}
-    names = (BACKGROUND, *getattr(datasets["train"], "classes", ()))
+    images = open_whole(datasets, config.side, ("mask",))
+    names = (BACKGROUND, *images["train"].classes)
     pixels = np.zeros(len(names), np.int64)
     for each in range(len(images["train"])):
         pixels += value_counts(images["train"].read(each), names)
@@ -174,8 +160,7 @@ def judge(
     """
     found: dict[str, list[Int64]] = {}
     with torch.no_grad():
-        for start in range(0, len(images), batch):
-            ids = np.arange(start, min(start + batch, len(images)), dtype=np.int64)
+        for ids in in_batches(len(images), batch):
             for choice, logits_BShw in predict(images.images(ids)).items():
                 for sample, logits_Shw in zip(ids.tolist(), logits_BShw, strict=True):
                     whole = images.read(sample)
@@ -237,20 +222,16 @@ def scored(
     iou = {f"iou/{splits.names[k]}": float(each) for k, each in enumerate(found.iou()) if not np.isnan(each)}
     protocol = {
         **about,
-        "config": config.model_dump(mode="json"),
-        "encoder": encoder.config.model_dump(mode="json"),
+        **common_facts(config, encoder, {name: len(each) for name, each in splits.images.items()}),
         "canvas": list(splits.canvas),
         "judged": "at the image's own size: logits interpolated bilinearly, then the likeliest; void pixels left out",
         "mean": "over the classes that are in the truth or guessed, of all pixels of the split",
         "classes": [splits.names[k] for k in splits.seen],
         "palette": {splits.names[k]: f"#{bytes(PALETTE[k].tolist()).hex()}" for k in splits.seen},
-        "samples": {name: len(each) for name, each in splits.images.items()},
-        "torch": torch.__version__,
+        **replaced_in(splits.images),
     }
     if shares := {name: share for name, share in unseen.items() if share}:
         protocol |= {"unseen": shares, "unseen_of": "pixels"}
-    if replaced := {name: dict(each.replaced) for name, each in splits.images.items() if each.replaced}:
-        protocol["replaced"] = replaced
     return Score(
         benchmark=config.name,
         value=found.miou(),

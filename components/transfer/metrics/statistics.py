@@ -138,8 +138,8 @@ def resample(metric: Callable[[Floats], float], n: int, resamples: int = RESAMPL
     return tuple(found)
 
 
-def resample_share(right_N: NDArray[np.bool_]) -> tuple[float, ...]:
-    """`resample` of the share of the images that are right."""
+def resample_mean(right_N: NDArray[np.bool_] | Floats) -> tuple[float, ...]:
+    """`resample` of the share of the images that are right, or of how right they are on average."""
     return resample(lambda weight_N: float(weight_N @ right_N) / len(right_N), len(right_N))
 
 

@@ -16,6 +16,8 @@ from components.errors import UserError
 class InMemory:
     """Members of samples, as lists of bytes."""
 
+    classes: tuple[str, ...] = ()
+
     def __init__(self, **fields: list[bytes]) -> None:
         self.fields = fields
 

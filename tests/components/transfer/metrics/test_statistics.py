@@ -14,7 +14,7 @@ from components.transfer.metrics.statistics import (
     image_variance,
     mean_interval,
     resample,
-    resample_share,
+    resample_mean,
     score_interval,
     t_quantile,
 )
@@ -123,8 +123,8 @@ def test_an_interval_that_nobody_knows_is_no_interval_of_zero() -> None:
 
 def test_resampled_shares_spread_as_a_binomial_does() -> None:
     right_N = np.arange(400) % 5 > 1
-    found = resample_share(right_N)
-    assert len(found) == RESAMPLES and found == resample_share(right_N)
+    found = resample_mean(right_N)
+    assert len(found) == RESAMPLES and found == resample_mean(right_N)
     assert np.mean(found) == pytest.approx(0.6, abs=0.005)
     assert np.std(found) == pytest.approx(np.sqrt(0.6 * 0.4 / 400), rel=0.1)
 
@@ -140,7 +140,7 @@ def test_scores_on_the_same_images_are_compared_in_pairs() -> None:
     rng = np.random.default_rng(0)
     right_N = rng.random(1000) < 0.6
     better_N = right_N | (rng.random(1000) < 0.02)  # right wherever the other one is
-    first, second = (Measured({0: float(r.mean())}, 1000, np.array(resample_share(r))) for r in (right_N, better_N))
+    first, second = (Measured({0: float(r.mean())}, 1000, np.array(resample_mean(r))) for r in (right_N, better_N))
     difference_N = better_N.astype(float) - right_N
     paired = image_variance(((1.0, second), (-1.0, first)))
     assert paired == pytest.approx(difference_N.var() / 1000, rel=0.15)
