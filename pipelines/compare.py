@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from components.config import BenchmarkConfig, DataConfig
@@ -56,14 +57,14 @@ class Answer:
     scores: tuple[Scored, ...]  # of the first encoders, then of the second ones
     run_ids: tuple[str, ...]
 
-    @property
+    @cached_property
     def sides(self) -> tuple[Measured, Measured]:
         """The scores of the first and of the second encoders, paired by their place."""
         count = len(self.question.first)
         first, second = self.scores[:count], self.scores[count:]
         return measured_of(dict(enumerate(first))), measured_of(dict(enumerate(second)))
 
-    @property
+    @cached_property
     def difference(self) -> Estimate:
         """First minus second; with several seeds their error and that of the images add up."""
         first, second = self.sides

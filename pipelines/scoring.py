@@ -1,6 +1,7 @@
 """How a worker scores an encoder: what it is told, where it keeps unfinished work, and what it says."""
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from pipelines.steps.results import Json
 from pipelines.steps.worker_log import Recorder
 from pipelines.workers.payload import Files, own_device, unpacked
 
+SAY_S = 0.5  # as often a benchmark says how far it is
 KEPT = "kept"  # below the step's folder: what a benchmark has saved
 
 
@@ -43,6 +45,7 @@ class RecordedRun(BenchmarkRun):
         super().__init__(own_device())
         self.told = told
         self.storage = open_storage(told.folder)
+        self._said = -SAY_S
 
     def load(self, name: str) -> dict[str, Any] | None:
         if not self.storage.exists(file := _file(name)):
@@ -56,6 +59,9 @@ class RecordedRun(BenchmarkRun):
         self.storage.write_bytes(_file(name), buffer.getvalue())
 
     def progress(self, done: int, total: int, what: str = "") -> None:
+        if done < total and time.monotonic() - self._said < SAY_S:
+            return  # it is said at every step
+        self._said = time.monotonic()
         self.told.recorder.progress(self.told.run_id, done, total, what)
 
     def picture(self, name: str, rgb_HW3: NDArray[np.uint8]) -> None:

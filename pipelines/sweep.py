@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from components.config import Recipe
-from components.data.labels import check_labels_seen
 from components.errors import Diverged, UserError
 from components.transfer.metrics.statistics import gap_between
 from components.transfer.protocol import all_protocols, get_protocol
@@ -211,8 +210,7 @@ def _search(
 ) -> Searched:
     """The body of the search. ``ends``: of a universal sweep, random and supervised of every recipe."""
     base = wanted.recipes[0]
-    check_prepared(get_protocol(base.benchmarks[0]), base.scored_on(base.benchmarks[0]), scored)
-    check_labels_seen(scored.unseen, ("val",))
+    check_prepared(get_protocol(base.benchmarks[0]), base.scored_on(base.benchmarks[0]), scored, ("val",))
     if wanted.scheduler != "none" and not prepared.label_classes:
         raise _unprobed(wanted)
     connect(run.session.address)

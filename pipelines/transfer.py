@@ -92,7 +92,8 @@ def transfer_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
     trained, data = _inputs(recipe, benchmark, ("val", "test"))
 
     def body(run: StepRun, done: Results) -> Scored:
-        value = _score(run, done[data].value, done[trained].value.encoder, benchmark, recipe.data.size)
+        scored = recipe.scored_on(benchmark.name)
+        value = _score(run, done[data].value, done[trained].value.encoder, benchmark, scored)
         return _published(run, done[trained], done[data].value, recipe, benchmark, value)
 
     return Step(
@@ -116,7 +117,7 @@ def validation_step(recipe: Recipe, benchmark: BenchmarkConfig) -> Step[Scored]:
         config={"benchmark": deciding(benchmark), "size": recipe.data.size},
         value=Scored,
         body=lambda run, done: _score(
-            run, done[data].value, done[trained].value.encoder, benchmark, recipe.data.size, unseen="test"
+            run, done[data].value, done[trained].value.encoder, benchmark, recipe.scored_on(benchmark.name), "test"
         ),
         inputs=(trained, data),
     )
@@ -132,9 +133,7 @@ def _inputs(
     data = prepare_step(scored)
 
     def check(done: Results) -> None:
-        check_prepared(benchmark, scored, done[data].value)
-        if "label" in get_benchmark(benchmark).needs:
-            check_labels_seen(done[data].value.unseen, splits)
+        check_prepared(benchmark, scored, done[data].value, splits)
 
     return replace(pretrain_step(recipe), after=(data,), ready=check), data
 
@@ -146,20 +145,21 @@ def check_data(benchmark: BenchmarkConfig, data: DataConfig) -> None:
         _check_needs(benchmark, data, facts.fields, facts.labels)
 
 
-def check_prepared(benchmark: BenchmarkConfig, data: DataConfig, prepared: Prepared) -> None:
-    """As `check_data`, of shards of others, of which nobody knew before they were looked into."""
-    needs = set(get_benchmark(benchmark).needs) - {"label"}
+def check_prepared(
+    benchmark: BenchmarkConfig, data: DataConfig, prepared: Prepared, splits: Sequence[str] = ()
+) -> None:
+    """As `check_data`, of what is known once it is prepared: fields of shards of others, labels of the ``splits`` that
+    training lacks, and classes with too few training samples."""
+    kind = get_benchmark(benchmark)
+    needs = set(kind.needs) - {"label"}
     fields = tuple(read_index_file(prepared.index_file).fields) if needs else ()
     _check_needs(benchmark, data, fields, prepared.label_classes)
-    _check_counts(benchmark, prepared)
-
-
-def _check_counts(benchmark: BenchmarkConfig, prepared: Prepared) -> None:
-    """Raise UserError where a class is known to have too few training samples for the benchmark."""
-    if (check := get_benchmark(benchmark).check_counts) is not None:
+    if "label" in kind.needs:
+        check_labels_seen(prepared.unseen, splits)
+    if kind.check_counts is not None:
         index = read_index_file(prepared.index_file)
         counts = (index.labels or {}).get("train", {})
-        check(benchmark, {index.classes[int(label)]: n for label, n in counts.items()})
+        kind.check_counts(benchmark, {index.classes[int(label)]: n for label, n in counts.items()})
 
 
 def _check_needs(benchmark: BenchmarkConfig, data: DataConfig, fields: Sequence[str], labels: int) -> None:
@@ -193,25 +193,26 @@ def external_step(
         version=VERSION,
         config={"benchmark": deciding(benchmark), "size": data.size, "encoder": digests},
         value=Scored,
-        body=lambda run, done: _score(run, done[prepared].value, str(folder), benchmark, data.size),
+        body=lambda run, done: _score(run, done[prepared].value, str(folder), benchmark, data),
         inputs=(prepared,),
         params={"encoder": encoder, "benchmark": benchmark.model_dump(mode="json")},
     )
 
 
 def _score(
-    run: StepRun, prepared: Prepared, encoder: str, benchmark: BenchmarkConfig, size: int, unseen: str | None = None
+    run: StepRun, prepared: Prepared, encoder: str, benchmark: BenchmarkConfig, data: DataConfig, unseen: str = ""
 ) -> Scored:
-    """Run the benchmark where there is a free core or GPU, without the split ``unseen``; store the protocol too."""
+    """Run the benchmark where there is a free core or GPU, without the split ``unseen``; store the protocol too.
+
+    ``data``: what was ``prepared``.
+    """
     session = run.session
     folder = run.tracker.models.fetch_encoder(encoder, session.folder("cache"))
     files = packed(folder, (CONFIG_FILE, WEIGHTS_FILE))
-    data = place_of(prepared, size, str(session.folder("cache")))
+    place = place_of(prepared, data.size, str(session.folder("cache")))
     splits = [split for split in prepared.samples if split != unseen]
-    if "label" in get_benchmark(benchmark).needs:
-        check_labels_seen(prepared.unseen, splits)
-    _check_counts(benchmark, prepared)
-    told = Scoring(files, data, splits, benchmark, run.run_id, str(run.folder), run.recorder)
+    check_prepared(benchmark, data, prepared, splits)
+    told = Scoring(files, place, splits, benchmark, run.run_id, str(run.folder), run.recorder)
     value = Scored.from_json(run.groups.once(score, told))
     counted = value.protocol.get("unseen_of", "samples")
     for split, share in value.protocol.get("unseen", {}).items():

@@ -210,7 +210,7 @@ def test_either_of_two_fields_will_do() -> None:
 def test_a_class_with_too_few_labels_is_found_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     index = SimpleNamespace(classes=["cat", "dog"], labels={"train": {"0": 40, "1": 4}}, fields={})
     monkeypatch.setattr("pipelines.transfer.read_index_file", lambda _: index)
-    there: Any = SimpleNamespace(index_file="", label_classes=2)
+    there: Any = SimpleNamespace(index_file="", label_classes=2, unseen={})
     data = load_recipe("rotation", TINY).data
     check_prepared(get_protocol("low_shot_2"), data, there)
     with pytest.raises(UserError, match=r"'low_shot_5' draws 5 labelled .* dog has 4"):
