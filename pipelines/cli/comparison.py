@@ -4,15 +4,13 @@ from typing import Annotated
 
 import typer
 
-from components.errors import UserError
-from pipelines.cli.options import Json, Normalization, On, Root, Set, Source, Splits
+from pipelines.cli.options import Json, Judged, Normalization
 from pipelines.session import Session
 
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="Encoder, as for transfer; several seeds with commas.")],
     second: Annotated[str, typer.Argument(metavar="B", help="The other one; as many seeds, paired in order.")],
-    benchmark: Annotated[str, typer.Option(metavar="NAME", help="Of `genoise benchmarks`.")] = "linear",
     margin: Annotated[
         float | None,
         typer.Option(
@@ -22,13 +20,9 @@ def compare(
             show_default="whether A is better",
         ),
     ] = None,
-    source: Source = None,
-    root: Root = None,
-    splits: Splits = None,
-    on: On = None,
     normalization: Normalization = None,
-    set_: Set = None,
     *,
+    judged: Judged,
     session: Session,
     json_: Json = False,
 ) -> None:
@@ -45,16 +39,11 @@ def compare(
       genoise compare ./a0,./a1,./a2 ./b0,./b1,./b2 --on cifar10:./cifar-10-binary.tar.gz
       genoise compare ./small ./large --margin 0.5
     """
-    from pipelines.recipes import load_places
-
-    if on is not None and (source or root):
-        raise UserError("--on says where the images are: leave out --source and --root")
-    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], splits=splits, on=on)
     from pipelines import compare as pipeline
     from pipelines import terminal
 
     a, b = (tuple(part for part in text.split(",") if part) for text in (first, second))
-    question = pipeline.Question(a, b, places.benchmark, places.data, margin, normalization)
+    question = pipeline.Question(a, b, judged.benchmark, judged.data, margin, normalization)
     if session.dry_run:
         terminal.show_plan(pipeline.plan(question, session), json_)
         return

@@ -5,17 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from components.errors import UserError
 from pipelines.cli.options import (
     Benchmarks,
     Files,
     Json,
+    Judged,
     Normalization,
     On,
     Root,
     Seeds,
     Set,
-    Source,
     Splits,
     Told,
     Url,
@@ -136,14 +135,9 @@ def transfer(
             help="Encoder: a folder, an MLflow URI as pretrain prints it, or a file of weights of others.",
         ),
     ],
-    benchmark: Annotated[str, typer.Option(metavar="NAME", help="Of `genoise benchmarks`.")] = "linear",
-    source: Source = None,
-    root: Root = None,
-    splits: Splits = None,
-    on: On = None,
     normalization: Normalization = None,
-    set_: Set = None,
     *,
+    judged: Judged,
     session: Session,
     json_: Json = False,
 ) -> None:
@@ -162,20 +156,15 @@ def transfer(
       genoise transfer --encoder ./dino_resnet50.pth --normalization imagenet --on ./labelled
       genoise transfer --encoder ./encoder --benchmark linear --set benchmark.layers=[conv3,conv4]
     """
-    from pipelines.recipes import load_places
-
-    if on is not None and (source or root):
-        raise UserError("--on says where the images are: leave out --source and --root")
-    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], splits=splits, on=on)
     from pipelines import terminal
     from pipelines import transfer as pipeline
 
     if session.dry_run:
         terminal.show_plan(
-            pipeline.plan(encoder, places.benchmark, places.data, session, normalization=normalization), json_
+            pipeline.plan(encoder, judged.benchmark, judged.data, session, normalization=normalization), json_
         )
     else:
-        scored = pipeline.transfer(encoder, places.benchmark, places.data, session, normalization=normalization)
+        scored = pipeline.transfer(encoder, judged.benchmark, judged.data, session, normalization=normalization)
         if scored.value.split == "val":
             from components.transfer.protocol import UNTESTED
 

@@ -4,12 +4,17 @@ import functools
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NewType
+from typing import TYPE_CHECKING, Annotated, Any, NewType
 
 import typer
 
+from components.errors import UserError
 from pipelines.session import Session
+
+if TYPE_CHECKING:
+    from components.config import BenchmarkConfig, DataConfig
 
 HOME = Path(".genoise")  # the home folder where none is named
 Told = NewType("Told", list[str])  # "key=value": what --set says, and --splits, which is a short form of one key
@@ -67,6 +72,7 @@ On = Annotated[
         show_default="those that are trained on",
     ),
 ]
+Benchmark = Annotated[str, typer.Option(metavar="NAME", help="Of `genoise benchmarks`.")]
 Benchmarks = Annotated[
     list[str] | None,
     typer.Option(
@@ -111,6 +117,14 @@ Seeds = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """By what, and on which data, encoders from anywhere are scored."""
+
+    benchmark: "BenchmarkConfig"
+    data: "DataConfig"
+
+
 def session(
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -127,7 +141,25 @@ def told(set_: Set = None, splits: Splits = None) -> Told:
     return Told([*(set_ or []), *([f"data.splits={json.dumps(splits)}"] if splits is not None else [])])
 
 
-MADE_OF: dict[Any, Callable[..., Any]] = {Session: session, Told: told}  # kind of a parameter: who makes it of options
+def judged(
+    benchmark: Benchmark = "linear",
+    source: Source = None,
+    root: Root = None,
+    splits: Splits = None,
+    on: On = None,
+    set_: Set = None,
+) -> Judged:
+    """What a command is told of the score that it wants."""
+    from pipelines.recipes import load_places
+
+    if on is not None and (source or root):
+        raise UserError("--on says where the images are: leave out --source and --root")
+    places = load_places(source, root, benchmark=benchmark, overrides=set_ or [], splits=splits, on=on)
+    return Judged(places.benchmark, places.data)
+
+
+# kind of a parameter: who makes it of options
+MADE_OF: dict[Any, Callable[..., Any]] = {Session: session, Told: told, Judged: judged}
 
 
 def with_shared_options(command: Callable[..., None]) -> Callable[..., None]:
