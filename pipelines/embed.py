@@ -6,7 +6,7 @@ Legend of shape suffixes: B images, C channels, H height, W width, S side, D val
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -19,15 +19,15 @@ from components.config import Config
 from components.data.arrays import UInt8
 from components.data.images import BrokenImage, clean, decode
 from components.data.shards import replacing
-from components.data.sources.files import need_images, read_file
-from components.data.sources.listing import is_picture, passed_over, printable
+from components.data.sources.files import read_file
+from components.data.sources.listing import passed_over, printable
 from components.errors import UserError
 from components.networks.encoder import Encoder, load_encoder
 from infra import machine
-from infra.errors import OutsideError
 from infra.tracking import open_tracker
 from pipelines import terminal
 from pipelines.encoders import fetch_encoder
+from pipelines.paths import images_at, writing
 from pipelines.session import Session
 from pipelines.steps.results import Json
 from pipelines.workers.payload import device
@@ -58,7 +58,7 @@ def embed(uri: str, images: Path, wanted: EmbedRequest, session: Session, normal
     Raises UserError for a layer that the encoder does not have, and where not one image could be read.
     """
     _check_place(wanted)
-    paths = _listed(images)
+    root, paths = images_at(images)
     tracker = open_tracker(session.home, session.tracking_uri)
     encoder = load_encoder(fetch_encoder(uri, tracker, session.folder("cache"), normalization))
     (layer,) = encoder.select([encoder.layers[-1] if wanted.layer is None else wanted.layer])
@@ -70,7 +70,7 @@ def embed(uri: str, images: Path, wanted: EmbedRequest, session: Session, normal
     encoder, skipped, made = encoder.to(device()), list[str](), 0
     with _writer(wanted.to, facts) as write, terminal.Watch(session.quiet) as watch:
         for start in range(0, len(paths), BATCH):
-            names, squares_BSS3 = _read(images, paths[start : start + BATCH], size, skipped)
+            names, squares_BSS3 = _read(root, paths[start : start + BATCH], size, skipped)
             if names:
                 rgb_B3SS = torch.from_numpy(squares_BSS3).permute(0, 3, 1, 2)
                 write(names, _vectors(encoder, rgb_B3SS, layer, wanted.pooling).cpu().numpy())
@@ -93,21 +93,10 @@ def _check_place(wanted: EmbedRequest) -> None:
         raise UserError(f"{wanted.to} is there already: give another --to, or --overwrite")
 
 
-def _listed(images: Path) -> list[Path]:
-    """The paths of the images below ``images``; of one image, its own name."""
-    if not images.exists():
-        raise UserError(f"nothing at {images}: give a folder of images, or one")
-    if images.is_dir():
-        return [Path(path) for path in need_images(images)]
-    if not is_picture(images):
-        raise UserError(f"{images} is no image: a folder of images, or one, would be right")
-    return [Path()]
-
-
-def _read(root: Path, paths: Sequence[Path], size: int, skipped: list[str]) -> tuple[list[str], UInt8]:
+def _read(root: Path, paths: Sequence[PurePosixPath], size: int, skipped: list[str]) -> tuple[list[str], UInt8]:
     """Names of the images that can be read, and their squares (B, S, S, 3); the others are added to ``skipped``."""
 
-    def read(path: Path) -> UInt8 | BrokenImage:
+    def read(path: PurePosixPath) -> UInt8 | BrokenImage:
         try:
             return decode(clean(read_file(root / path)).data, size)
         except BrokenImage as error:
@@ -117,7 +106,7 @@ def _read(root: Path, paths: Sequence[Path], size: int, skipped: list[str]) -> t
         squares = list(pool.map(read, paths))
     whole: list[tuple[str, UInt8]] = []
     for path, square in zip(paths, squares, strict=True):
-        name = printable(path if path.name else root.name)
+        name = printable(path)
         if isinstance(square, BrokenImage):
             skipped.append(f"{name}: {square}")
         else:
@@ -138,11 +127,8 @@ def _vectors(encoder: Encoder, image_B3SS: Tensor, layer: str, pooling: str) -> 
 @contextmanager
 def _writer(to: Path, facts: Json) -> Iterator[Write]:
     """Inside, rows can be added to a file that appears at the end, whole, or not at all."""
-    try:
-        with (_parquet if to.suffix == ".parquet" else _npy)(to, facts) as write:
-            yield write
-    except OSError as error:
-        raise OutsideError(f"cannot write {to}: {error.strerror or error}; choose another --to") from error
+    with writing(to), (_parquet if to.suffix == ".parquet" else _npy)(to, facts) as write:
+        yield write
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """encoder -> files that other tools open, each checked against the encoder, with a model card beside them."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from components.data.shards import replacing
 from components.errors import UserError
 from components.exchange.card import Origin, card
 from components.exchange.formats import export as export_files
@@ -15,6 +15,7 @@ from infra.errors import OutsideError
 from infra.storage import is_remote
 from infra.tracking import Place, Tracker, open_tracker, read_address
 from pipelines.encoders import fetch_encoder
+from pipelines.paths import check_folder, writing
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
 from pipelines.steps.results import Json
@@ -90,18 +91,12 @@ def _place(to: str) -> Path:
     if is_remote(to):
         raise UserError(f"--to {to}: a folder of this machine would be right; copy it from there")
     folder = Path(to).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--to {to} is a file: give a folder")
+    check_folder(folder)
     return folder
 
 
 def _move(made: Path, files: tuple[str, ...], folder: Path) -> None:
     """Give the files their place, each whole or not at all. OutsideError where nothing can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in files:
-            partial = folder / f".{file}.part"
-            partial.write_bytes((made / file).read_bytes())
-            os.replace(partial, folder / file)
-    except OSError as error:
-        raise OutsideError(f"cannot write into {folder}: {error.strerror or error}; choose another --to") from error
+    for file in files:
+        with writing(folder / file), replacing(folder / file) as out:
+            out.write((made / file).read_bytes())

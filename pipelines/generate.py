@@ -1,8 +1,7 @@
 """Pictures from a trained run: of a folder of images, or of noise. One at a time, so that there may be any number."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,15 +11,15 @@ from torch import Tensor
 from components.data.arrays import UInt8
 from components.data.images import MAX_PIXELS, BrokenImage, clean, decode_full
 from components.data.shards import replacing
-from components.data.sources.files import need_images, read_file
-from components.data.sources.listing import is_picture, passed_over, printable
+from components.data.sources.files import read_file
+from components.data.sources.listing import passed_over, printable
 from components.errors import UserError, unknown
 from components.pictures.extractors import resized
 from components.pictures.make import make_pictures
 from components.pictures.tiles import check_shape, in_tiles
 from components.tasks.base import Batch, Tensors, check_pictures
-from infra.errors import OutsideError
 from pipelines import terminal
+from pipelines.paths import check_folder, images_at, writing
 from pipelines.picture_requests import PictureRequest
 from pipelines.session import Session
 from pipelines.steps.results import Json
@@ -178,15 +177,8 @@ def _noise_names(maker: Maker, wanted: PictureRequest) -> list[str]:
 def _names(wanted: PictureRequest) -> list[tuple[Path, str]]:
     """Every image, and the name of its picture below ``wanted.to``: its own, as .png. Where two images would share one,
     the old suffix stays (``a.jpg.png``). Raises UserError where there are no images."""
-    root = wanted.images
-    assert root is not None
-    if not root.exists():
-        raise UserError(f"nothing at {root}: give --images a folder of images, or one")
-    if root.is_file():
-        if not is_picture(root):
-            raise UserError(f"{root} is no image: a folder of images, or one, would be right")
-        return [(root, f"{root.stem}.png")]
-    paths = need_images(root)
+    assert wanted.images is not None
+    root, paths = images_at(wanted.images, "--images ")
     stems = Counter(path.with_suffix("") for path in paths)
     plain = [str(p if stems[p.with_suffix("")] > 1 else p.with_suffix("")) + ".png" for p in paths]
     return [(root / path, name) for path, name in zip(paths, plain, strict=True)]
@@ -194,8 +186,7 @@ def _names(wanted: PictureRequest) -> list[tuple[Path, str]]:
 
 def _check_new(wanted: PictureRequest, names: Sequence[str]) -> None:
     """Raise UserError where something would be lost, or nothing can be written."""
-    if wanted.to.exists() and not wanted.to.is_dir():
-        raise UserError(f"--to {wanted.to} is a file: give a folder")
+    check_folder(wanted.to)
     if wanted.images and wanted.images.is_dir() and wanted.images.resolve() == wanted.to.resolve():
         raise UserError(f"--to {wanted.to} is the folder of the images: give another one")
     there = [name for name in names if (wanted.to / name).exists()]
@@ -220,13 +211,5 @@ def pixels_of(picture_3HW: Tensor) -> UInt8:
 
 def _write(pixels_HW3: UInt8, path: Path) -> None:
     """Write a PNG, whole or not at all."""
-    with _said(path), replacing(path) as file:
+    with writing(path), replacing(path) as file:
         Image.fromarray(pixels_HW3).save(file, "PNG")
-
-
-@contextmanager
-def _said(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutsideError(f"cannot write {path}: {error.strerror or error}; choose another --to") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from components.config import DataConfig, Recipe, TrainingConfig
 from components.errors import Diverged, UserError
 from components.keys import Role, keys_with
+from pipelines.paths import check_folder
 from pipelines.recipe_checks import has_labels
 from pipelines.recipes import load_recipe
 from pipelines.session import Session
@@ -14,7 +15,7 @@ from pipelines.steps.results import StepResult
 from pipelines.steps.step import Planned
 from pipelines.steps.workflow import Workflow
 from pipelines.tables.figure import UNTRAINED, YARDSTICKS
-from pipelines.tables.files import check_folder, log_table, write_table
+from pipelines.tables.files import Files, log_table, write_table
 from pipelines.tables.rows import ENDS, Cell, Setting, Table, epochs_of, setting_of, table_of
 from pipelines.tables.untrained import LEARNED, WARNING, is_learned, warnings_of
 from pipelines.tables.untrained import beside as beside_untrained
@@ -36,18 +37,18 @@ def make_table(
     """
     check_folder(to)
     cells = _cells(recipes, seeds, overrides)
-    tables: list[Table] = []
+    made: list[Files] = []
 
     def report(workflow: Workflow, results: list[StepResult[Scored] | Diverged]) -> None:
-        tables.append(table_of(cells, results))
-        log_table(workflow.tracker, workflow.run_id, tables[0])
+        made.append(Files(table_of(cells, results)))
+        log_table(workflow.tracker, workflow.run_id, made[0])
         for model, tags in tags_of_models(cells, results).items():
             workflow.tracker.models.tag_version(model, tags)
 
     scheduling.run_and_report([cell.step for cell in cells], session, "table", report)
     if to is not None:
-        write_table(tables[0], to)
-    return tables[0]
+        write_table(made[0], to)
+    return made[0].table
 
 
 def plan(

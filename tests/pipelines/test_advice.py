@@ -24,7 +24,8 @@ QUOTED = re.compile(r"`([^`]*)`")
 SHORT_FORMS = {"--splits"}
 # Rooms and files whose messages belong to a command of another name.
 OWN = {
-    "sweeps": "sweep", "tables": "table", "contact_sheet": "data show", "exchange": "export", "encoders": "transfer"
+    "sweeps": "sweep", "tables": "table", "contact_sheet": "data show", "exchange": "export", "encoders": "transfer",
+    "paths": "generate",
 }  # fmt: skip
 
 

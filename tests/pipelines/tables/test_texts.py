@@ -12,8 +12,9 @@ import pytest
 
 from components.errors import UserError
 from components.transfer.protocol import all_benchmarks
+from pipelines.paths import check_folder
 from pipelines.recipes import recipes
-from pipelines.tables.files import check_folder, texts_of, write_table
+from pipelines.tables.files import Files, write_table
 from pipelines.tables.page import Scale, page
 from pipelines.tables.published import beside, published
 from pipelines.tables.rows import Table
@@ -167,12 +168,11 @@ def test_published_figures_are_of_recipes_and_benchmarks_that_there_are() -> Non
 
 
 def test_files(tmp_path: Path) -> None:
-    write_table(TABLE, tmp_path / "new" / "table")
+    files = Files(TABLE)
+    write_table(files, tmp_path / "new" / "table")
     names = {path.name for path in (tmp_path / "new" / "table").iterdir()}
     assert (
-        names
-        == {"table.md", "table.tex", "table.csv", "table.html", "table.json", "table.png"}
-        >= texts_of(TABLE).keys()
+        names == {"table.md", "table.tex", "table.csv", "table.html", "table.json", "table.png"} >= files.texts.keys()
     )
     assert json.loads((tmp_path / "new" / "table" / "table.json").read_text())["notes"] == ["n & m"]
 
