@@ -13,7 +13,7 @@ from components.transfer.protocol import get_protocol
 from pipelines.steps.results import Json
 from pipelines.tables.figure import YARDSTICKS, Row, shown_score
 from pipelines.tables.published import Published, beside
-from pipelines.tables.texts import Line, wide
+from pipelines.tables.texts import Line, text_of, wide
 
 STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.css", "page.js"))  # are put into the page
 MARGIN = 0.04  # of a strip's width, left and right of what it holds
@@ -219,19 +219,12 @@ def _published(figures: Published, here: set[str]) -> str:
 def _everything(rows: Sequence[Row]) -> str:
     head = "".join(f"<th>{escape(key)}</th>" for key in rows[0])
     body = "".join(
-        "<tr>"
-        + "".join(f"<td>{'–' if value is None else escape(_short(value))}</td>" for value in row.values())
-        + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f"<td>{escape(text_of(value))}</td>" for value in row.values()) + "</tr>" for row in rows
     )
     return (
         '<details class="card"><summary>Every row with every column</summary><div class="scroll">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _protocols(scores: Sequence[Json]) -> list[str]:

@@ -56,7 +56,7 @@ class Cell:
         """The step that measures it."""
         return transfer_step(self.recipe, get_protocol(self.benchmark))
 
-    @property
+    @cached_property
     def place(self) -> Place:
         """Scores can be compared within one benchmark, one data set and one network."""
         return self.benchmark, *setting_of(self.recipe, self.benchmark)

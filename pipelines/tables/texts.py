@@ -126,9 +126,13 @@ def comma_separated(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+def text_of(value: Any) -> str:
+    """One value of a row; what was not measured is a dash."""
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _cell(value: Any) -> str:
-    text = "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")
+    return text_of(value).replace("|", "\\|")
 
 
 def _tex(text: str) -> str:
