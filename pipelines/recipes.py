@@ -86,10 +86,11 @@ def load_recipe(
     read = _read(path)
     placed: dict[str, Any] = {"score_on": data_at(on), "benchmark_data": {}} if on is not None else {}
     if benchmarks:
-        named = {name: data_at(place) for name, place in places_of(benchmarks).items() if place}
+        asked = places_of(benchmarks)
+        named = {name: data_at(place) for name, place in asked.items() if place}
         own = (read | placed).get("benchmark_data") or {}
         placed |= {
-            "benchmarks": [*places_of(benchmarks)],
+            "benchmarks": [*asked],
             "benchmark_data": {**own, **named} if isinstance(own, dict) else own,
         }
     values = _overridden({"name": path.stem, **read, **placed}, overrides)
