@@ -35,7 +35,8 @@ def fetch_encoder(
         if normalization is not None:
             raise UserError(f"--normalization is for {TO_IMPORT}; the encoder at {uri} says its own: leave it out")
         return tracker.models.fetch_encoder(uri, cache)
-    mean_and_deviation(normalization or USUAL)
+    expected = normalization or USUAL
+    mean_and_deviation(expected)  # refuses what is none
     place, _, name = file.rpartition("/")
     place = place or ("/" if file.startswith("/") else ".")
     if name == WEIGHTS_FILE:  # ours: the rest of it lies beside
@@ -46,8 +47,8 @@ def fetch_encoder(
             f"no file {uri}: {TO_IMPORT}, a folder or s3:// with {CONFIG_FILE} and {WEIGHTS_FILE}, models:/NAME@best "
             "or runs:/RUN_ID/encoder would be right"
         )
-    recognized = import_encoder(folder / name, normalization or USUAL)
-    spelled = (normalization or USUAL).replace("/", "_")
+    recognized = import_encoder(folder / name, expected)
+    spelled = expected.replace("/", "_")
     target = cache / "encoders" / f"{(folder / name).stem}-{sha256_of(folder / name)[:16]}-{spelled}"
     save_encoder(recognized.encoder, target)
     for note in recognized.notes:

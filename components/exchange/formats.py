@@ -21,8 +21,7 @@ from components.networks.normalization import mean_and_deviation
 TOLERANCE = 1e-5  # of a feature, as a share of the largest of its layer
 MODEL_FILE, PROGRAM_FILE, ONNX_FILE = "model.safetensors", "encoder.pt2", "encoder.onnx"
 THEIR_WIDTH = 64  # of torchvision's and timm's networks
-_RESNETS = ("resnet18", "resnet34", "resnet50")
-_PLAIN = (*_RESNETS, "alexnet")  # what `PlainEncoder` reads
+_PLAIN = ("resnet18", "resnet34", "resnet50", "alexnet")  # what `PlainEncoder` reads
 _SHAPES = ((1, 64, 64), (3, 107, 73), (2, 64, 96))  # of the images that a check is made with: B, H, W
 
 Maps = Mapping[str, Tensor]
@@ -126,13 +125,8 @@ def is_plain(encoder: Encoder) -> bool:
 
 def _torchvision(encoder: Encoder, folder: Path) -> Exported:
     _check_theirs(encoder, "torchvision")
-    about = {"library": "torchvision", "architecture": encoder.config.name, "stem": encoder.config.stem}
-    _write_theirs(encoder, folder, about | {"weights": MODEL_FILE, "layers": encoder.channels, **normalized(encoder)})
-    checks = {"torch alone": difference(encoder, PlainEncoder(str(folder)))}
-    needed = missing_package("torchvision", "torchvision")
-    if needed is None:
-        checks["torchvision"] = difference(encoder, _torchvision_reader(encoder, folder))
-    return Exported((CONFIG_FILE, MODEL_FILE), checks, (needed,) if needed else ())
+    about = {"library": "torchvision", "architecture": encoder.config.name}
+    return _written_as_theirs(encoder, folder, "torchvision", about, _model_of_torchvision)
 
 
 def _timm(encoder: Encoder, folder: Path) -> Exported:
@@ -157,17 +151,8 @@ def _timm(encoder: Encoder, folder: Path) -> Exported:
         "num_features": channels,
         "global_pool": "avg",
         "pretrained_cfg": pretrained,
-        "stem": encoder.config.stem,
-        "weights": MODEL_FILE,
-        "layers": encoder.channels,
-        **normalized(encoder),
     }
-    _write_theirs(encoder, folder, about)
-    checks = {"torch alone": difference(encoder, PlainEncoder(str(folder)))}
-    needed = missing_package("timm", "timm")
-    if needed is None:
-        checks["timm"] = difference(encoder, _timm_reader(encoder, folder))
-    return Exported((CONFIG_FILE, MODEL_FILE), checks, (needed,) if needed else ())
+    return _written_as_theirs(encoder, folder, "timm", about, _model_of_timm)
 
 
 def _check_theirs(encoder: Encoder, library: str) -> None:
@@ -190,29 +175,35 @@ def _check_theirs(encoder: Encoder, library: str) -> None:
         raise UserError(f"{library} {wrong}: take --format safetensors, onnx or torch-export")
 
 
-def _write_theirs(encoder: Encoder, folder: Path, about: Mapping[str, Any]) -> None:
+def _written_as_theirs(
+    encoder: Encoder, folder: Path, library: str, about: Mapping[str, Any], model_of: Callable[[str], Any]
+) -> Exported:
+    """The weights, with what ``library`` asks (``about``); ``model_of``: its network of that name, without weights."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().cpu().contiguous() for key, value in encoder.state_dict().items()}
     save_file(tensors, folder / MODEL_FILE, metadata={"format": "pt"})
-    (folder / CONFIG_FILE).write_text(json.dumps(about, indent=2) + "\n")
-
-
-def _torchvision_reader(encoder: Encoder, folder: Path) -> Reader:
-    """The network of torchvision with the weights in ``folder``."""
-    models: Any = importlib.import_module("torchvision.models")
-    model = getattr(models, encoder.config.name)(weights=None)
-    return _theirs(model, encoder, folder)
-
-
-def _timm_reader(encoder: Encoder, folder: Path) -> Reader:
-    """The network of timm with the weights in ``folder``."""
-    timm: Any = importlib.import_module("timm")
-    return _theirs(timm.create_model(encoder.config.name, num_classes=0), encoder, folder)
-
-
-def _theirs(model: Any, encoder: Encoder, folder: Path) -> Reader:
-    """What a network of torchvision or timm gives out for its layers."""
+    ours = {"stem": encoder.config.stem, "weights": MODEL_FILE, "layers": encoder.channels, **normalized(encoder)}
+    (folder / CONFIG_FILE).write_text(json.dumps({**about, **ours}, indent=2) + "\n")
     plain = PlainEncoder(str(folder))
+    checks = {"torch alone": difference(encoder, plain)}
+    needed = missing_package(library, library)
+    if needed is None:
+        checks[library] = difference(encoder, _theirs(model_of(encoder.config.name), encoder, plain))
+    return Exported((CONFIG_FILE, MODEL_FILE), checks, (needed,) if needed else ())
+
+
+def _model_of_torchvision(name: str) -> Any:
+    models: Any = importlib.import_module("torchvision.models")
+    return getattr(models, name)(weights=None)
+
+
+def _model_of_timm(name: str) -> Any:
+    timm: Any = importlib.import_module("timm")
+    return timm.create_model(name, num_classes=0)
+
+
+def _theirs(model: Any, encoder: Encoder, plain: PlainEncoder) -> Reader:
+    """What a network of torchvision or timm gives out for its layers, with the weights that ``plain`` has read."""
     if encoder.config.name == "alexnet":
         model.load_state_dict(plain.weights, strict=False)  # without the classifier
         ends = dict(zip(("1", "4", "7", "9", "11"), encoder.layers, strict=True))  # its rectifiers

@@ -71,8 +71,9 @@ def recognize(tensors: Mapping[str, Tensor], where: Path) -> EncoderConfig:
         )
     # The most keys in common; of ResNet-18 and -34, which share theirs, the one that lacks fewer.
     config, expected = max(candidates.values(), key=lambda each: (_common(shapes, each[1]), -len(each[1])))
-    for depth in range(_stages(config), 0, -1):  # a network may have been cut short
-        cut = config.model_copy(update={"depth": depth if depth < _stages(config) else None})
+    stages = _stages(config)
+    for depth in range(stages, 0, -1):  # a network may have been cut short
+        cut = config.model_copy(update={"depth": depth if depth < stages else None})
         if not _misfits(shapes, shapes_of(cut)):
             return cut
     misfits = _misfits(shapes, expected)

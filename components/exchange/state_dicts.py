@@ -37,7 +37,7 @@ def read_state_dict(file: Path) -> StateDict:
     It may be nested under ``state_dict`` or ``model``; prefixes such as ``module.`` or ``encoder_q.`` and heads
     (HEADS) are taken away. Raises UserError for a file that is broken, holds more than weights or several networks.
     """
-    prefix, within, notes = "", _tensors_in(file), []
+    within, notes = _tensors_in(file), []
     found = _prefixes(within)
     if len(found) > 1:
         found = [each for each in found if not _COPIES.search(each)] or found
