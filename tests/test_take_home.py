@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from components.exchange import plain
-from components.exchange.formats import export, missing_package
+from components.exchange.formats import export
+from tests.components.exchange.test_formats import need
 from tests.components.exchange.test_recognition import network
 
 PAGE = (Path(__file__).parents[1] / "docs" / "take-home.md").read_text()
@@ -36,8 +37,7 @@ def program(title: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("title", NEEDS)
 def test_the_programs_give_the_features_of_the_encoder(title: str, tmp_path: Path) -> None:
-    if needed := missing_package(FORMATS[title], *NEEDS[title]):
-        pytest.skip(needed)
+    need(FORMATS[title], *NEEDS[title])
     encoder = network(width=64, normalization="half")
     export(encoder, tmp_path, FORMATS[title])
     # -I: neither this folder nor what the environment names is searched for modules.

@@ -87,14 +87,11 @@ def test_what_cannot_be_done_is_one_line_and_leaves_what_is_there(
 
 
 class Kept(Tracker):
-    """A tracker that knows a training with its recipe, and what scored it."""
+    """A tracker that knows a training with its recipe, on data in ``root``, and what scored it."""
 
-    def __init__(self) -> None:
-        pass
-
-    recipe = write_recipe(
-        load_recipe("context_encoder", ["weights.adversarial=0.5", "data.root=/home/me", "training.seed=3"])
-    )
+    def __init__(self, root: Path) -> None:
+        values = ["weights.adversarial=0.5", f"data.root={root}", "training.seed=3"]
+        self.recipe = write_recipe(load_recipe("context_encoder", values))
 
     @property
     def models(self) -> Any:
@@ -121,8 +118,10 @@ class Kept(Tracker):
         ]  # fmt: skip
 
 
-def test_the_card_tells_recipe_weights_seed_and_scores_with_protocols() -> None:
-    origin = pipeline.origin_of("models:/x@best", Kept())
+def test_the_card_tells_recipe_weights_seed_and_scores_with_protocols(tmp_path: Path) -> None:
+    kept = Kept(tmp_path / "mine")
+    origin = pipeline.origin_of("models:/x@best", kept)
+    assert origin.recipe and origin.recipe.data.root == str(tmp_path / "mine")
     assert [(score["benchmark"], score["value"]) for score in origin.scores] == [("linear", 0.5), ("knn", 0.25)]
     assert origin.weights and origin.weights["adversarial"] == 0.5 and len(origin.weights) > 1
     text = card(build_encoder(EncoderConfig(width=8)), "safetensors", Exported((), {"genoise": 0.0}), origin)
@@ -133,8 +132,8 @@ def test_the_card_tells_recipe_weights_seed_and_scores_with_protocols() -> None:
         '"format": "knn/2"',
     ):
         assert told in text
-    assert "/home/me" not in text and "Source `shapes`" in text
-    assert pipeline.origin_of("./folder", Kept()) == Origin("folder")
+    assert str(tmp_path) not in text and "Source `shapes`" in text
+    assert pipeline.origin_of("./folder", kept) == Origin("folder")
 
 
 def test_every_format_has_a_program_in_its_card() -> None:

@@ -18,6 +18,10 @@ from pipelines.session import Session
 
 Refused = Callable[..., str]
 SMALL = ["--set", "data.samples=512"]
+really_and_dry = pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+each_training = pytest.mark.parametrize(
+    "command", [["pretrain", "rotation"], ["table", "random", "rotation"], ["sweep", "bigan"]]
+)
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def refused(home: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
 # Homes that cannot be
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+@really_and_dry
 @pytest.mark.parametrize("below", ["", "sub/sub"])
 @pytest.mark.parametrize("command", [["prepare", "shapes"], ["pretrain", "rotation"], ["table", "rotation"]])
 def test_a_home_at_or_below_a_file(
@@ -167,8 +171,8 @@ def encoder(folder: Path) -> Path:
 # Machines that are too small
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
-@pytest.mark.parametrize("command", [["pretrain", "rotation"], ["table", "random", "rotation"], ["sweep", "bigan"]])
+@really_and_dry
+@each_training
 def test_more_workers_than_cores(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, command: list[str], more: list[str]
 ) -> None:
@@ -181,8 +185,8 @@ def test_more_workers_than_cores(
     assert "this machine has 6: --set training.cpus=6 with one worker fits" in said
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
-@pytest.mark.parametrize("command", [["pretrain", "rotation"], ["table", "random", "rotation"], ["sweep", "bigan"]])
+@really_and_dry
+@each_training
 def test_more_workers_than_gpus(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, command: list[str], more: list[str]
 ) -> None:
@@ -193,7 +197,7 @@ def test_more_workers_than_gpus(
     assert "a GPU for each of 4 workers and this machine has 2: --set training.workers=2, or --address" in said
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+@really_and_dry
 @pytest.mark.parametrize("share", ["0", "-1", "1.5", "all", "true", "null"])
 @pytest.mark.parametrize("command", ["pretrain", "table", "sweep"])
 def test_what_is_no_share_of_a_gpu(refused: Refused, command: str, share: str, more: list[str]) -> None:
@@ -204,7 +208,7 @@ def test_what_is_no_share_of_a_gpu(refused: Refused, command: str, share: str, m
 # Machines that cannot compile
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+@really_and_dry
 @pytest.mark.parametrize(
     "command",
     [

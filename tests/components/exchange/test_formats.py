@@ -31,9 +31,10 @@ THEIRS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def runtime() -> None:
-    if needed := missing_package("onnx", "onnx", "onnxscript", "onnxruntime"):
-        pytest.skip(needed)
+def need(name: str, *packages: str) -> None:
+    """Skip a test of a format whose packages are not there, saying which; they are no part of what is tested."""
+    if needed := missing_package(name, *packages):
+        pytest.skip(needed)  # nobody but these packages reads the format, and an installation may do without them
 
 
 @pytest.mark.parametrize(("name", "values"), THEIRS)
@@ -56,8 +57,7 @@ def test_torchvisions_names_give_the_same_bytes_when_they_come_back(
 
 @pytest.mark.parametrize("name", ["torchvision", "timm"])
 def test_their_own_code_gives_the_same_features_where_it_can_be_imported(name: str, tmp_path: Path) -> None:
-    if needed := missing_package(name, name):
-        pytest.skip(needed)
+    need(name, name)
     done = export(network(width=64, stem="small"), tmp_path, name)
     assert done.checks[name] <= TOLERANCE and not done.unchecked
 
@@ -93,7 +93,7 @@ def test_a_program_of_torch_takes_any_number_of_images_of_any_size(
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "values"), GRAPHS)
 def test_onnx_takes_any_number_of_images_of_any_size(name: str, values: dict[str, Any], tmp_path: Path) -> None:
-    runtime()
+    need("onnx", "onnx", "onnxscript", "onnxruntime")
     import onnxruntime
 
     ours = network(name, **values)
